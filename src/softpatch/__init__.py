@@ -1,0 +1,33 @@
+"""Visual anomaly detection that learns from an unlabelled, contaminated folder of product images.
+
+>>> from softpatch import SoftPatch                     # doctest: +SKIP
+>>> detector = SoftPatch().fit("images/")               # doctest: +SKIP
+>>> detector.predict("new.png")[0].is_anomalous         # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["Prediction", "Settings", "SoftPatch", "SoftPatchError", "__version__"]
+
+if TYPE_CHECKING:
+    from softpatch.config import Settings
+    from softpatch.errors import SoftPatchError
+    from softpatch.estimator import SoftPatch
+    from softpatch.results import Prediction
+
+_HOMES = {
+    "Prediction": "softpatch.results",
+    "Settings": "softpatch.config",
+    "SoftPatch": "softpatch.estimator",
+    "SoftPatchError": "softpatch.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # torch takes a second to import; `softpatch --help` should not wait for it
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'softpatch' has no attribute {name!r}")

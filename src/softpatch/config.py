@@ -1,0 +1,116 @@
+"""Every setting of a detector in one frozen record, and the presets of the paper."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from softpatch.errors import InputError
+
+WEIGHT_RULES = ("clipped", "literal", "none")
+RANK_SCOPES = ("image set", "position")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a detector's answers, besides its images; stored whole in the model file.
+
+    Images:
+        resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
+    Features:
+        backbone: a timm model's name. layers: its layers, None for those of stride 8 and 16.
+        weights: "pretrained", a file, or "random". embedding_dim: the largest embedding size D.
+    Noise (section 3.2 and 3.3 of the paper):
+        discriminators: one, or several whose ranks are averaged; none means that nothing is discarded.
+        lof_neighbors: LOF-K. gaussian_epsilon: ε of equation (2). projected_dim: size of the random projection
+        in which noise scores and the coreset are computed. rank_scope: whether ranks are taken among all
+        patches ("image set") or among those of each grid position ("position").
+    Memory bank:
+        discard_fraction: share of the patches with the highest noise scores that is dropped (the paper's τ).
+        segmentation_discard_fraction: the same for a second bank that draws the anomaly map; None for one bank.
+        weight_rule: "clipped" multiplies distances by the noise score of the bank patch, clipped at
+        `weight_clip_quantile` of all noise scores; "literal" is the paper's, unclipped; "none" leaves distances.
+        weight_discriminator: whose noise score is the soft weight. coreset_ratio: bank size over all patches.
+    Answers:
+        smoothing_sigma: of the anomaly map, in pixels of the crop. false_alarm_rate: the share of nominal images
+        that the decision threshold lets through as anomalous.
+    """
+
+    resize: int = 256
+    crop: int = 224
+    backbone: str = "wide_resnet50_2"
+    layers: tuple[str, ...] | None = None
+    weights: str = "pretrained"
+    embedding_dim: int = 1024
+    discriminators: tuple[str, ...] = ("gaussian", "lof")
+    lof_neighbors: int = 6
+    gaussian_epsilon: float = 0.01
+    projected_dim: int = 128
+    rank_scope: str = "image set"
+    discard_fraction: float = 0.15
+    segmentation_discard_fraction: float | None = 0.50
+    weight_rule: str = "clipped"
+    weight_discriminator: str = "lof"
+    weight_clip_quantile: float = 0.85
+    coreset_ratio: float = 0.1
+    smoothing_sigma: float = 4.0
+    false_alarm_rate: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
+        _one_of("rank_scope", self.rank_scope, RANK_SCOPES)
+        _within("discard_fraction", self.discard_fraction, 0, 0.95)
+        if self.segmentation_discard_fraction is not None:
+            _within("segmentation_discard_fraction", self.segmentation_discard_fraction, 0, 0.95)
+        _within("weight_clip_quantile", self.weight_clip_quantile, 0, 1)
+        _within("coreset_ratio", self.coreset_ratio, 1e-5, 1)
+        _within("false_alarm_rate", self.false_alarm_rate, 1e-4, 0.5)
+        _within("smoothing_sigma", self.smoothing_sigma, 0, 100)
+        _within("gaussian_epsilon", self.gaussian_epsilon, 1e-12, 1e6)
+        for name in ("embedding_dim", "lof_neighbors", "projected_dim"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):
+            raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
+
+    @property
+    def noise_names(self) -> tuple[str, ...]:
+        """The discriminators whose scores are needed, each once: for discarding, then for the soft weights."""
+        weighing = () if self.weight_rule == "none" else (self.weight_discriminator,)
+        return tuple(dict.fromkeys((*self.discriminators, *weighing)))
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "softpatch+": {},
+    "softpatch": {"discriminators": ("lof",), "segmentation_discard_fraction": None},
+    "patchcore": {
+        "discriminators": (),
+        "discard_fraction": 0.0,
+        "segmentation_discard_fraction": None,
+        "weight_rule": "none",
+    },
+}
+"""What each named method changes in the default `Settings`, which are SoftPatch+ as in the paper."""
+
+
+def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
+    """Build the settings of a preset, with every override that is not None put on top.
+
+    Raises `InputError` for an unknown preset or setting, or a value out of its range.
+    """
+    _one_of("preset", preset, tuple(PRESETS))
+    known = {field.name for field in fields(Settings)}
+    for name in overrides:
+        if name not in known:
+            raise InputError(f"setting {name!r} is unknown; choose from {', '.join(sorted(known))}")
+    chosen = {name: value for name, value in overrides.items() if value is not None}
+    return Settings(**{**PRESETS[preset], **chosen})
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"{name} {value!r} is unknown; choose from {', '.join(choices)}")
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise InputError(f"{name} is {value}; it must be within {low:g} and {high:g}")

@@ -1,0 +1,73 @@
+"""What of an image the network sees, and where its pixels lie in the original."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from softpatch.errors import InputError
+
+
+@dataclass(frozen=True)
+class Framing:
+    """Resize every image to `resize` x `resize` pixels, then keep the centre `crop` x `crop`.
+
+    The aspect ratio is not kept: each grid position then means the same place on every image, whatever its
+    size.
+    """
+
+    resize: int
+    crop: int
+
+    def __post_init__(self) -> None:
+        if self.resize < 32 or not 32 <= self.crop <= self.resize:
+            raise InputError(
+                f"resize {self.resize} and crop {self.crop} do not go together; crop is 32 to resize pixels"
+            )
+
+    @property
+    def margin(self) -> int:
+        """Pixels of the resized image left of and above the crop."""
+        return (self.resize - self.crop) // 2
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Resize (antialiased bilinear) and crop an image: (3, H, W) -> (3, crop, crop), values in [0, 1]."""
+        size = (self.resize, self.resize)
+        if image.shape[1:] != size:
+            image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
+        return self._crop(image)
+
+    def apply_to_mask(self, mask: Tensor) -> Tensor:
+        """Resize (nearest) and crop a boolean mask: (H, W) -> (crop, crop)."""
+        size = (self.resize, self.resize)
+        if mask.shape != size:
+            mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0] > 0.5
+        return self._crop(mask)
+
+    def to_original(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
+        """Map a point of the crop to the original image; pixel centres are at whole numbers."""
+        x_original = (x + self.margin + 0.5) * width / self.resize - 0.5
+        y_original = (y + self.margin + 0.5) * height / self.resize - 0.5
+        return x_original, y_original
+
+    def map_to_original(self, anomaly_map: Tensor, width: int, height: int) -> Tensor:
+        """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.
+
+        Pixels outside the crop, which the network never saw, are NaN.
+        """
+        left, top = (round(self.margin * side / self.resize) for side in (width, height))
+        right, bottom = (round((self.margin + self.crop) * side / self.resize) for side in (width, height))
+        inside = F.interpolate(
+            anomaly_map[None, None],
+            size=(max(1, bottom - top), max(1, right - left)),
+            mode="bilinear",
+            align_corners=False,
+        )
+        whole = torch.full((height, width), torch.nan)
+        whole[top : top + inside.shape[2], left : left + inside.shape[3]] = inside[0, 0]
+        return whole
+
+    def _crop(self, image: Tensor) -> Tensor:
+        start, stop = self.margin, self.margin + self.crop
+        return image[..., start:stop, start:stop]

@@ -1,0 +1,259 @@
+"""The whole flow, in the order in which it happens.
+
+Fit:     images -> feature maps -> patch embeddings -> noise scores -> kept patches and soft weights -> coreset
+         -> memory bank -> decision threshold
+Predict: images -> feature maps -> patch embeddings -> neighbour distances -> patch scores -> anomaly map, image score
+
+`PatchDetector` begins at patch embeddings, `Detector` at images. Both are complete from the moment they exist.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from softpatch.config import Settings
+from softpatch.data.framing import Framing
+from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
+from softpatch.errors import InputError
+from softpatch.features.backbone import Backbone, load_backbone
+from softpatch.features.embedding import patch_embeddings
+from softpatch.memory.bank import MemoryBank, build_bank
+from softpatch.memory.discriminators import NoiseSettings, noise_scores
+from softpatch.memory.projection import random_projection
+from softpatch.memory.selection import clip_above_quantile, fuse, kept_patches
+from softpatch.progress import Progress, silent
+from softpatch.results import Prediction
+from softpatch.scoring.anomaly_map import anomaly_maps
+from softpatch.scoring.threshold import decision_threshold
+
+_CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How images are read and where the network runs; none of it changes a score beyond float rounding."""
+
+    device: str = "auto"
+    batch_size: int = 16
+    workers: int = 2
+    offline: bool = False
+
+    def torch_device(self) -> torch.device:
+        """The device meant: for "auto" a CUDA GPU where there is one. Raises `InputError` for one that is not there."""
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise InputError("device 'cuda' is not available here; use --device cpu or auto")
+        if self.device not in ("cpu", "cuda"):
+            raise InputError(f"device {self.device!r} is unknown; choose from auto, cpu, cuda")
+        return torch.device(self.device)
+
+
+@dataclass(frozen=True, eq=False)
+class PatchDetector:
+    """One memory bank for the image score, one for the anomaly map: the same object in SoftPatch and PatchCore."""
+
+    classification: MemoryBank
+    segmentation: MemoryBank
+
+    @classmethod
+    def fit(cls, embeddings: Tensor, settings: Settings, *, progress: Progress = silent) -> "PatchDetector":
+        """Learn from the patch embeddings (N, P, D) float32 of N contaminated training images."""
+        projected = embeddings @ random_projection(embeddings.shape[2], settings.projected_dim, settings.seed)
+        noise, weights = _noise_and_weights(projected, settings, progress)
+
+        def bank(discard_fraction: float) -> MemoryBank:
+            kept = kept_patches(noise, discard_fraction)
+            ratio = settings.coreset_ratio
+            return build_bank(embeddings, projected, kept, weights, coreset_ratio=ratio, progress=progress)
+
+        classification = bank(settings.discard_fraction)
+        if settings.segmentation_discard_fraction in (None, settings.discard_fraction):
+            return cls(classification, classification)
+        return cls(classification, bank(settings.segmentation_discard_fraction))
+
+    def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Score patch embeddings (N, P, D): patch scores (N, P) for the image score, and (N, P) for the anomaly map.
+
+        `owners` (N,) are given for training images, by their numbers: each is scored as if it had given no patch.
+        """
+        for_image = self.classification.score(embeddings, owners=owners)
+        if self.segmentation is self.classification:
+            return for_image, for_image
+        return for_image, self.segmentation.score(embeddings, owners=owners)
+
+    def to(self, device: torch.device) -> "PatchDetector":
+        """The same detector on another device."""
+        classification = self.classification.to(device)
+        one_bank = self.segmentation is self.classification
+        return PatchDetector(classification, classification if one_bank else self.segmentation.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Detector:
+    """A fitted detector: images in, predictions out.
+
+    `grid` is the patch grid (H, W). `threshold` applies to image scores, `map_threshold` to anomaly maps.
+    """
+
+    settings: Settings
+    reading: Reading
+    backbone: Backbone
+    patches: PatchDetector
+    grid: tuple[int, int]
+    threshold: float
+    map_threshold: float
+    training_images: int
+
+    @classmethod
+    def fit(
+        cls,
+        refs: Sequence[ImageRef],
+        settings: Settings,
+        reading: Reading,
+        *,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        progress: Progress = silent,
+    ) -> "Detector":
+        """Learn from unlabelled images, of which some may be anomalous.
+
+        An unreadable image goes to `on_skip`, or raises `ImageError` without it. Raises `InputError` where fewer
+        images can be used than the discriminators need.
+        """
+        device = reading.torch_device()
+        backbone = load_backbone(
+            settings.backbone,
+            layers=settings.layers,
+            weights=settings.weights,
+            image_size=settings.crop,
+            device=device,
+            offline=reading.offline,
+            seed=settings.seed,
+        )
+        _need_images(len(refs), settings)
+        embeddings, grid = _embed_all(refs, backbone, settings, reading, on_skip, progress)
+        _need_images(len(embeddings), settings)
+        patches = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
+        image_scores, map_peaks = _left_out_scores(patches, embeddings, grid, settings, progress)
+        rate = settings.false_alarm_rate
+        thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
+        return cls(settings, reading, backbone, patches, grid, *thresholds, training_images=len(embeddings))
+
+    def predict(
+        self,
+        refs: Sequence[ImageRef],
+        *,
+        threshold: float | None = None,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Prediction]:
+        """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
+        framing = Framing(self.settings.resize, self.settings.crop)
+        size, sigma = self.settings.crop, self.settings.smoothing_sigma
+        rows, columns = self.grid
+        done = 0
+        for batch, sizes, images in read_in_batches(
+            refs,
+            framing.apply,
+            batch_size=self.reading.batch_size,
+            workers=self.reading.workers,
+            on_skip=on_skip,
+        ):
+            embeddings = patch_embeddings(self.backbone.feature_maps(images), self.settings.embedding_dim)
+            patch_scores, map_scores = self.patches.score(embeddings)
+            maps = anomaly_maps(map_scores.view(-1, rows, columns), size, sigma).cpu()
+            image_scores, peaks = (values.cpu() for values in patch_scores.max(dim=1))
+            for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
+                row, column = divmod(int(peaks[i]), columns)
+                x, y = (column + 0.5) * size / columns - 0.5, (row + 0.5) * size / rows - 0.5
+                peak_x, peak_y = framing.to_original(x, y, width, height)
+                yield Prediction(
+                    path=ref.name,
+                    image_score=float(image_scores[i]),
+                    threshold=self.threshold if threshold is None else threshold,
+                    peak_x=peak_x,
+                    peak_y=peak_y,
+                    width=width,
+                    height=height,
+                    anomaly_map=maps[i],
+                    map_threshold=self.map_threshold,
+                    framing=framing,
+                )
+            done += len(batch)
+            progress("predict", done, len(refs))
+
+
+def _noise_and_weights(projected: Tensor, settings: Settings, progress: Progress) -> tuple[Tensor, Tensor]:
+    """Noise scores that decide which patches are kept, and soft weights: (N, P) each."""
+    count, positions, _ = projected.shape
+    scores = {name: projected.new_empty(count, positions) for name in settings.noise_names}
+    if scores:
+        told = NoiseSettings(settings.lof_neighbors, settings.gaussian_epsilon)
+        for group, found in noise_scores(projected, settings.noise_names, told):
+            for name, values in found.items():
+                scores[name][:, group] = values
+            progress("noise scores", group.stop, positions)
+    nothing = projected.new_zeros(count, positions)
+    chosen = [scores[name] for name in settings.discriminators]
+    noise = fuse(chosen, per_position=settings.rank_scope == "position") if chosen else nothing
+    if settings.weight_rule == "none":
+        return noise, nothing + 1
+    weights = scores[settings.weight_discriminator]
+    if settings.weight_rule == "clipped":
+        weights = clip_above_quantile(weights, settings.weight_clip_quantile)
+    return noise, weights
+
+
+def _need_images(count: int, settings: Settings) -> None:
+    # an image is compared with others; LOF wants K of them
+    needed = settings.lof_neighbors + 1 if "lof" in settings.noise_names else 3
+    if count < needed:
+        raise InputError(
+            f"{count} usable training images are too few; these settings need at least {needed}, better 50 or more"
+        )
+
+
+def _embed_all(
+    refs: Sequence[ImageRef],
+    backbone: Backbone,
+    settings: Settings,
+    reading: Reading,
+    on_skip: Callable[[SkippedImage], None] | None,
+    progress: Progress,
+) -> tuple[Tensor, tuple[int, int]]:
+    """Patch embeddings of all images, on the CPU: (N, P, D) float32, and the grid (H, W)."""
+    framing = Framing(settings.resize, settings.crop)
+    embeddings, grid, done = torch.empty(0), (0, 0), 0
+    for batch, _, images in read_in_batches(
+        refs, framing.apply, batch_size=reading.batch_size, workers=reading.workers, on_skip=on_skip
+    ):
+        maps = backbone.feature_maps(images)
+        patches = patch_embeddings(maps, settings.embedding_dim)
+        if not done:
+            embeddings = torch.empty(len(refs), *patches.shape[1:])
+            finest = max(maps, key=lambda layer: layer.shape[2] * layer.shape[3])
+            grid = (finest.shape[2], finest.shape[3])
+        embeddings[done : done + len(batch)] = patches
+        done += len(batch)
+        progress("patch embeddings", done, len(refs))
+    return embeddings[:done], grid
+
+
+def _left_out_scores(
+    patches: PatchDetector, embeddings: Tensor, grid: tuple[int, int], settings: Settings, progress: Progress
+) -> tuple[Tensor, Tensor]:
+    """Image scores (n,) and map maxima (n,) of training images, each scored without the patches it gave itself."""
+    count = len(embeddings)
+    numbers = torch.linspace(0, count - 1, min(count, _CALIBRATION_IMAGES)).long()
+    image_scores, map_peaks = [], []
+    for start in range(0, len(numbers), 8):
+        chosen = numbers[start : start + 8]
+        device = patches.classification.patches.device
+        scores, map_scores = patches.score(embeddings[chosen].to(device), owners=chosen.to(device))
+        maps = anomaly_maps(map_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
+        image_scores.append(scores.amax(dim=1).cpu())
+        map_peaks.append(maps.amax(dim=(1, 2)).cpu())
+        progress("calibration", start + len(chosen), len(numbers))
+    return torch.cat(image_scores), torch.cat(map_peaks)

@@ -1,0 +1,21 @@
+"""The exceptions that softpatch raises on purpose. Each message is one sentence that a user can act on."""
+
+
+class SoftPatchError(Exception):
+    """Base of every error that softpatch raises on purpose; catch it to catch them all."""
+
+
+class InputError(SoftPatchError, ValueError):
+    """A setting, an image, a folder or a tensor is not what was asked for."""
+
+
+class ImageError(SoftPatchError):
+    """A file cannot be used as an image: it is empty, cut short, not an image, or absurdly large."""
+
+
+class WeightsError(SoftPatchError):
+    """The backbone's weights cannot be found, read or trusted."""
+
+
+class ModelFileError(SoftPatchError):
+    """A model file is cut short, altered, of another format, or belongs to other backbone weights."""

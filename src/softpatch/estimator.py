@@ -1,0 +1,161 @@
+"""The estimator that most Python users need: explicit settings, `fit`, `predict`, `save`, `load`."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from softpatch.config import Settings, preset_settings
+from softpatch.data.images import Images, SkippedImage, image_refs
+from softpatch.detector import Detector, Reading
+from softpatch.errors import InputError
+from softpatch.model_file import load_detector, save_detector
+from softpatch.progress import Progress, silent
+from softpatch.results import Prediction
+
+
+class SoftPatch:
+    """Anomaly detector that learns from an unlabelled folder of which some images are defective.
+
+    Every setting that is not given keeps the value of the `preset`: "softpatch+" (the default), "softpatch" or
+    "patchcore". `softpatch.config.Settings` says what each means. `device` is "auto", "cpu" or "cuda"; `batch_size`
+    and `workers` (reading threads) change speed and memory only; with `offline` no network is tried.
+
+    Raises `InputError` for a value out of its range.
+
+    >>> detector = SoftPatch(preset="softpatch+", backbone="resnet18", weights="random")
+    >>> detector.settings.discard_fraction
+    0.15
+    """
+
+    def __init__(
+        self,
+        *,
+        preset: str = "softpatch+",
+        resize: int | None = None,
+        crop: int | None = None,
+        backbone: str | None = None,
+        layers: tuple[str, ...] | None = None,
+        weights: str | Path | None = None,
+        embedding_dim: int | None = None,
+        discriminators: tuple[str, ...] | None = None,
+        lof_neighbors: int | None = None,
+        gaussian_epsilon: float | None = None,
+        projected_dim: int | None = None,
+        rank_scope: str | None = None,
+        discard_fraction: float | None = None,
+        segmentation_discard_fraction: float | None = None,
+        weight_rule: str | None = None,
+        weight_discriminator: str | None = None,
+        weight_clip_quantile: float | None = None,
+        coreset_ratio: float | None = None,
+        smoothing_sigma: float | None = None,
+        false_alarm_rate: float | None = None,
+        seed: int | None = None,
+        device: str = "auto",
+        batch_size: int = 16,
+        workers: int = 2,
+        offline: bool = False,
+    ) -> None:
+        self.settings: Settings = preset_settings(
+            preset,
+            {
+                "resize": resize,
+                "crop": crop,
+                "backbone": backbone,
+                "layers": layers,
+                "weights": None if weights is None else str(weights),
+                "embedding_dim": embedding_dim,
+                "discriminators": discriminators,
+                "lof_neighbors": lof_neighbors,
+                "gaussian_epsilon": gaussian_epsilon,
+                "projected_dim": projected_dim,
+                "rank_scope": rank_scope,
+                "discard_fraction": discard_fraction,
+                "segmentation_discard_fraction": segmentation_discard_fraction,
+                "weight_rule": weight_rule,
+                "weight_discriminator": weight_discriminator,
+                "weight_clip_quantile": weight_clip_quantile,
+                "coreset_ratio": coreset_ratio,
+                "smoothing_sigma": smoothing_sigma,
+                "false_alarm_rate": false_alarm_rate,
+                "seed": seed,
+            },
+        )
+        self._reading = Reading(device, batch_size, workers, offline)
+        self._detector: Detector | None = None
+
+    @property
+    def detector(self) -> Detector:
+        """What `fit` or `load` made. Raises `InputError` before either."""
+        if self._detector is None:
+            raise InputError("this SoftPatch is not fitted; call fit(images) or SoftPatch.load(path) first")
+        return self._detector
+
+    @property
+    def threshold(self) -> float:
+        """The image score above which an image is called anomalous, calibrated on the training images."""
+        return self.detector.threshold
+
+    def fit(
+        self,
+        images: Images,
+        *,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        progress: Progress = silent,
+    ) -> "SoftPatch":
+        """Learn what nominal images look like from `images`, some of which may be anomalous.
+
+        `images` is a folder, a list of paths, PIL images, an (N, H, W, 3) uint8 array or an (N, 3, H, W) float tensor
+        in [0, 1]. An unreadable image goes to `on_skip`, or raises `ImageError` where none is given. Raises
+        `InputError` for too few images and `WeightsError` where the backbone's weights cannot be had.
+        """
+        self._detector = Detector.fit(
+            image_refs(images), self.settings, self._reading, on_skip=on_skip, progress=progress
+        )
+        return self
+
+    def predict(
+        self,
+        images: Images,
+        *,
+        threshold: float | None = None,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        progress: Progress = silent,
+    ) -> list[Prediction]:
+        """Judge images, in order. `threshold` replaces the calibrated one. For a long list, use `predict_each`."""
+        return list(self.predict_each(images, threshold=threshold, on_skip=on_skip, progress=progress))
+
+    def predict_each(
+        self,
+        images: Images,
+        *,
+        threshold: float | None = None,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        progress: Progress = silent,
+    ) -> Iterator[Prediction]:
+        """Judge images one at a time, so that no more than a batch of maps is held in memory."""
+        return self.detector.predict(image_refs(images), threshold=threshold, on_skip=on_skip, progress=progress)
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted detector to one safetensors file, whole or not at all."""
+        save_detector(self.detector, Path(path))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | Path,
+        *,
+        weights: str | Path | None = None,
+        device: str = "auto",
+        batch_size: int = 16,
+        workers: int = 2,
+        offline: bool = False,
+    ) -> "SoftPatch":
+        """Read a model file. `weights` tells where the backbone's weights are, if not where they were at fit.
+
+        Raises `ModelFileError` for a file that is cut short, altered, of a newer format, or of other weights.
+        """
+        estimator = cls(device=device, batch_size=batch_size, workers=workers, offline=offline)
+        found = None if weights is None else str(weights)
+        estimator._detector = load_detector(Path(path), estimator._reading, weights=found)
+        estimator.settings = estimator._detector.settings
+        return estimator

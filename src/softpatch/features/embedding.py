@@ -1,0 +1,30 @@
+"""From a backbone's feature maps to one embedding per grid position (PatchCore, Roth et al. 2022, section 3.1)."""
+
+from collections.abc import Sequence
+from math import sqrt
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
+    """Describe each grid position by the features around it, from every layer: float32 (B, P, D).
+
+    `feature_maps` are (B, C, H, W) tensors of one or more layers. Each is averaged over 3 x 3 neighbourhoods and
+    resized to the finest grid among them (H W, so P = H·W), then given an equal share of `embedding_dim`: a wider
+    layer is pooled down to its share; a narrower one keeps its C channels, scaled by √(share / C), which leaves
+    all distances as PatchCore's repetition of channels would have them, in fewer numbers. D <= embedding_dim.
+    """
+    share = embedding_dim // len(feature_maps)
+    finest = max((tuple(maps.shape[2:]) for maps in feature_maps), key=lambda grid: grid[0] * grid[1])
+    layers = []
+    for maps in feature_maps:
+        smooth = F.avg_pool2d(maps.float(), 3, stride=1, padding=1, count_include_pad=False)
+        if tuple(smooth.shape[2:]) != finest:
+            smooth = F.interpolate(smooth, size=finest, mode="bilinear", align_corners=False)
+        patches = smooth.flatten(2).transpose(1, 2)  # (B, P, C)
+        channels = patches.shape[2]
+        wider = channels > share
+        layers.append(F.adaptive_avg_pool1d(patches, share) if wider else patches * sqrt(share / channels))
+    return torch.cat(layers, dim=2)

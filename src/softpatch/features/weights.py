@@ -1,0 +1,70 @@
+"""Find, read and identify the weights of a backbone. Nothing is unpickled, and nothing is downloaded unasked."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from softpatch.errors import WeightsError
+
+PRETRAINED = "pretrained"
+RANDOM = "random"
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a state dict from a safetensors file, or from a torch file with `weights_only=True`.
+
+    A torch file may hold the state dict itself or have it under "state_dict" or "model". Raises `WeightsError`
+    where the file does not exist or is neither.
+    """
+    if not path.is_file():
+        raise WeightsError(f"weights file {path} does not exist; give a .safetensors file or a torch state dict")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights file {path} cannot be read ({error}); fetch it again") from error
+    except Exception as error:  # torch.load raises many types, unpickling refusals among them
+        raise WeightsError(
+            f"weights file {path} is neither safetensors nor a torch file of plain tensors; convert it first"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
+            loaded = loaded[key]
+    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(f"weights file {path} holds no state dict; save `model.state_dict()` into it")
+    return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def hub_file(backbone: str, hub_id: str | None, *, offline: bool) -> Path:
+    """Fetch the pretrained weights of `backbone` from the Hugging Face hub, or find them in its local cache.
+
+    Offline, only the cache is looked at. Raises `WeightsError` that says both ways out where neither has them.
+    """
+    if hub_id is None:
+        raise WeightsError(f"no pretrained weights of backbone {backbone!r} are known; give a file with --weights FILE")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(hub_id, "model.safetensors", local_files_only=offline))
+    except (LocalEntryNotFoundError, OSError, ValueError) as error:
+        tried = "are not in the local cache (and --offline forbids the network)" if offline else "cannot be fetched"
+        raise WeightsError(
+            f"the pretrained weights of backbone {backbone!r} {tried}: connect to the internet once, "
+            "or give a file with --weights FILE (or --weights random to go without)"
+        ) from error
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """Identify weights by content: SHA-256, as hex, over the names, dtypes, shapes and bytes in sorted order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        value = state[name].detach().cpu().contiguous()
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    return digest.hexdigest()

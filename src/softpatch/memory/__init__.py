@@ -1,0 +1,1 @@
+"""Patch embeddings become a trusted, weighted memory bank: discriminators, selection, coreset, neighbours."""

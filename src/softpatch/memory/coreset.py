@@ -1,0 +1,130 @@
+"""Greedy k-centre coreset: few patches that leave no patch far from the nearest of them.
+
+Section 3.1 of PatchCore: each pick is the point farthest from all picks so far (Sener & Savarese 2018). The result is
+that of the plain loop; only distances that cannot matter are not computed.
+"""
+
+import numba
+import numpy as np
+import torch
+from torch import Tensor
+
+from softpatch.progress import Progress, silent
+
+_HEAD = 16  # leading principal coordinates that decide most comparisons
+_REPORT_EVERY = 1024
+_SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
+_FLOATS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised
+
+
+def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
+    """Choose `count` of the points (M, D), or all where there are fewer: int64 indices in the order of picking.
+
+    The first pick is the point nearest to the mean, so that no outlier enters by chance; every other is the point
+    farthest from the picks before it, the lowest index where distances tie.
+
+    Exact. The first √(M/8) picks are made by looking at every point. They then serve as centres of clusters, and a
+    later pick passes over a whole cluster, or a point in it, where the triangle inequality says that it cannot come
+    closer than a pick before it; the leading principal coordinates and the norm of the rest (Cauchy-Schwarz) bound
+    the distances that are left, and few are computed in full.
+    """
+    points = points.detach().float().cpu().contiguous()
+    count = min(count, len(points))
+    if count == 0:
+        return torch.empty(0, dtype=torch.int64)
+    centred = points - points.mean(dim=0)
+    squared_norms = centred.square().sum(dim=1)
+    picks = np.empty(count, np.int64)
+    squared = np.full(len(points), np.inf, np.float32)
+    centre_of = np.zeros(len(points), np.int64)
+    centres = min(count, max(16, round((len(points) / 8) ** 0.5)))
+    pick = _pick_looking_at_all(points.numpy(), int(squared_norms.argmin()), picks[:centres], squared, centre_of)
+
+    order = np.argsort(centre_of, kind="stable")  # points of a cluster side by side
+    starts = np.searchsorted(centre_of[order], np.arange(centres + 1))
+    head = centred @ _principal_axes(centred)[:, :_HEAD]
+    rest = (squared_norms - head.square().sum(dim=1)).clamp_min_(0).sqrt_()
+    clusters = (
+        points.numpy()[order],
+        head.numpy()[order],
+        rest.numpy()[order],
+        order,
+        starts,
+        points.numpy()[picks[:centres]],
+        np.sqrt(squared[order]),
+        squared[order],
+    )
+    place = int(np.flatnonzero(order == pick)[0])
+    for done in range(centres, count, _REPORT_EVERY):
+        progress("coreset", done, count)
+        place = _pick_in_clusters(*clusters, place, picks[done : done + _REPORT_EVERY])
+    progress("coreset", count, count)
+    return torch.from_numpy(picks)
+
+
+def _principal_axes(centred: Tensor) -> Tensor:
+    """Orthonormal axes in the order of falling variance: (D, D)."""
+    axes: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors
+    return axes.flip(1)
+
+
+@numba.njit(cache=True, nogil=True, fastmath=_FLOATS)
+def _squared_distance(a, b):  # type: ignore[no-untyped-def]
+    total = np.float32(0)
+    for j in range(len(a)):
+        total += (a[j] - b[j]) ** 2
+    return total
+
+
+@numba.njit(cache=True, nogil=True)
+def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: ignore[no-untyped-def]
+    """Fill `picks`, beginning with `pick`; keep squared distances (M,) and nearest picks (M,); return the next pick."""
+    for done in range(len(picks)):
+        picks[done] = pick
+        centre = points[pick].copy()
+        farthest = 0
+        for i in range(len(points)):
+            distance = _squared_distance(points[i], centre)
+            if distance < squared[i]:
+                squared[i] = distance
+                centre_of[i] = done
+            if squared[i] > squared[farthest]:
+                farthest = i
+        pick = farthest
+    return pick
+
+
+@numba.njit(cache=True, nogil=True)
+def _pick_in_clusters(  # type: ignore[no-untyped-def]
+    points, head, rest, order, starts, centres, to_centre, squared, place, picks
+):
+    """Fill `picks` with points' first numbers, beginning at `place`; lower `squared`; return the next place."""
+    clusters = len(centres)
+    reach = np.zeros(clusters, np.float32)  # a pick farther than this from the centre changes nothing in the cluster
+    farthest = np.zeros(clusters, np.int64)
+    reach[:] = np.inf
+    for done in range(len(picks)):
+        picks[done] = order[place]
+        pick, pick_head, pick_rest = points[place].copy(), head[place].copy(), rest[place]
+        best = -1
+        for c in range(clusters):
+            if starts[c] == starts[c + 1]:
+                continue
+            away = np.sqrt(_squared_distance(centres[c], pick))
+            if away * (1 - _SLACK) < reach[c]:
+                reach[c] = 0
+                farthest[c] = starts[c]
+                for i in range(starts[c], starts[c + 1]):
+                    triangle = max(np.float32(0), abs(away - to_centre[i]) - _SLACK * away)
+                    if triangle * triangle < squared[i]:
+                        bound = (rest[i] - pick_rest) ** 2 + _squared_distance(head[i], pick_head)
+                        if bound * (1 - _SLACK) < squared[i]:
+                            squared[i] = min(squared[i], _squared_distance(points[i], pick))
+                    reach[c] = max(reach[c], np.sqrt(squared[i]) + to_centre[i])
+                    if squared[i] > squared[farthest[c]]:
+                        farthest[c] = i
+            f = farthest[c]
+            if best < 0 or squared[f] > squared[best] or (squared[f] == squared[best] and order[f] < order[best]):
+                best = f
+        place = best
+    return place

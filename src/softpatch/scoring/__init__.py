@@ -1,0 +1,1 @@
+"""Patch scores become answers: anomaly map, image score, decision threshold, metrics."""

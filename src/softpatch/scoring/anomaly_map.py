@@ -1,0 +1,26 @@
+"""From patch scores to an anomaly map: upsampled to pixels and smoothed."""
+
+from functools import cache
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from scipy.ndimage import gaussian_filter1d
+from torch import Tensor
+
+
+def anomaly_maps(patch_scores: Tensor, size: int, sigma: float) -> Tensor:
+    """Upsample patch scores (B, H, W) bilinearly and smooth them with a Gaussian: float32 maps (B, size, size).
+
+    `sigma` is in pixels of the map; borders are mirrored. Both steps are linear and separable, so together they
+    are one small matrix per axis.
+    """
+    rows = _upsample_and_smooth(patch_scores.shape[1], size, sigma).to(patch_scores.device)
+    columns = _upsample_and_smooth(patch_scores.shape[2], size, sigma).to(patch_scores.device)
+    return rows @ patch_scores @ columns.T
+
+
+@cache
+def _upsample_and_smooth(grid: int, size: int, sigma: float) -> Tensor:
+    """The matrix (size, grid) that interpolates along one axis, then smooths."""
+    upsampled = F.interpolate(torch.eye(grid)[None], size=size, mode="linear", align_corners=False)[0].T
+    return torch.from_numpy(gaussian_filter1d(upsampled.numpy(), sigma, axis=0)) if sigma else upsampled

@@ -1,0 +1,143 @@
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from softpatch.data.framing import Framing
+from softpatch.errors import InputError
+
+PAPER = Framing(256, 224)
+
+
+def framings() -> st.SearchStrategy[Framing]:
+    sizes = st.tuples(st.integers(32, 96), st.integers(32, 96)).filter(lambda pair: pair[0] >= pair[1])
+    return sizes.map(lambda pair: Framing(*pair))
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(16, 16), (256, 31), (224, 256), (-256, 224)])
+def test_sizes_that_do_not_go_together(resize: int, crop: int) -> None:
+    with pytest.raises(InputError, match=f"resize {resize} and crop {crop} do not go together"):
+        Framing(resize, crop)
+
+
+def test_margin_of_the_paper() -> None:
+    assert PAPER.margin == 16
+    assert Framing(225, 224).margin == 0
+
+
+def test_an_image_of_the_right_size_is_only_cropped() -> None:
+    image = torch.rand(3, 256, 256, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(PAPER.apply(image), image[:, 16:240, 16:240])
+
+
+def test_halving_averages_pixels() -> None:
+    # with antialiasing, halving weighs four pixels in a row by 1, 3, 3, 1: a ramp stays a ramp
+    ramp = torch.arange(64.0).div(64).expand(3, 64, 64)
+    resized = Framing(32, 32).apply(ramp)
+    assert resized.shape == (3, 32, 32)
+    assert_close(resized[0, 5, 1:31], (torch.arange(1, 31) * 2 + 0.5) / 64)
+    assert resized[0, 5, 0].item() == pytest.approx(
+        (0 * 3 + 1 * 3 + 2 * 1) / 7 / 64
+    )  # the edge is not repeated
+
+
+def test_antialiasing_keeps_a_thin_scratch() -> None:
+    image = torch.zeros(3, 640, 640)
+    image[:, :, 301] = 1
+    assert Framing(64, 64).apply(image)[0, 30].sum().item() == pytest.approx(0.1, abs=1e-3)
+
+
+def test_the_aspect_ratio_is_not_kept() -> None:
+    image = torch.zeros(3, 40, 200)
+    image[:, :20, :] = 1  # the upper half
+    framed = Framing(64, 32).apply(image)  # rows 16 to 48 of 64: the edge lies in the middle
+    assert framed.shape == (3, 32, 32)
+    assert framed[:, :15].min() > 0.99
+    assert framed[:, 17:].max() < 0.01
+
+
+@settings(deadline=None)
+@given(framings(), st.integers(1, 90), st.integers(1, 90))
+def test_white_stays_white(framing: Framing, height: int, width: int) -> None:
+    framed = framing.apply(torch.ones(3, height, width))
+    assert framed.shape == (3, framing.crop, framing.crop)
+    assert framed.min() > 0.99999
+    assert framed.max() <= 1  # not even by rounding
+
+
+def test_masks_are_taken_at_the_nearest_pixel() -> None:
+    mask = torch.zeros(64, 64, dtype=torch.bool)
+    mask[11:20, 30:39] = True  # halving keeps the odd pixels
+    halved = Framing(32, 32).apply_to_mask(mask)
+    assert halved.dtype == torch.bool
+    expected = torch.zeros(32, 32, dtype=torch.bool)
+    expected[5:10, 15:19] = True
+    assert torch.equal(halved, expected)
+    same_size = torch.rand(256, 256, generator=torch.Generator().manual_seed(0)) > 0.5
+    assert torch.equal(PAPER.apply_to_mask(same_size), same_size[16:240, 16:240])
+
+
+def test_masks_and_images_are_framed_alike() -> None:
+    y, x = torch.meshgrid(torch.arange(150), torch.arange(210), indexing="ij")
+    disc = (x - 120) ** 2 + (y - 60) ** 2 < 30**2
+    framing = Framing(96, 64)
+    grey = framing.apply(disc.float().expand(3, -1, -1))[0]
+    assert ((grey > 0.5) != framing.apply_to_mask(disc)).float().mean() < 0.01
+
+
+def test_points_map_to_the_original() -> None:
+    assert PAPER.to_original(0, 0, 256, 256) == (16, 16)
+    assert PAPER.to_original(223, 100, 256, 256) == (239, 116)
+    # at 512 pixels, pixel 16 of 256 covers the pixels 32 and 33
+    assert PAPER.to_original(0, 0, 512, 256) == (32.5, 16)
+    assert Framing(64, 64).to_original(63, 0, 32, 640) == (31.25, 4.5)
+
+
+def test_maps_come_back_where_they_were() -> None:
+    anomaly_map = torch.rand(224, 224, generator=torch.Generator().manual_seed(0))
+    whole = PAPER.map_to_original(anomaly_map, 256, 256)
+    assert torch.equal(whole[16:240, 16:240], anomaly_map)
+    assert whole.isnan().sum() == 256**2 - 224**2
+    wide = PAPER.map_to_original(anomaly_map, width=512, height=128)
+    assert wide.shape == (128, 512)
+    inside = ~wide.isnan()
+    assert inside[8:120, 32:480].all()
+    assert inside.sum() == 112 * 448
+    assert_close(
+        wide[8:120, 32:480], F.interpolate(anomaly_map[None, None], (112, 448), mode="bilinear")[0, 0]
+    )
+
+
+@settings(deadline=None)
+@given(framings(), st.integers(1, 300), st.integers(1, 300))
+def test_maps_of_any_size_fill_the_seen_part(framing: Framing, width: int, height: int) -> None:
+    whole = framing.map_to_original(torch.ones(framing.crop, framing.crop), width, height)
+    assert whole.shape == (height, width)
+    inside = ~whole.isnan()
+    assert (whole[inside] - 1).abs().max() < 1e-6
+    share = framing.crop / framing.resize
+    for seen, side in ((inside.any(0).sum(), width), (inside.any(1).sum(), height)):
+        assert seen >= 1
+        assert abs(seen - share * side) <= 1
+
+
+@settings(deadline=None)
+@given(framings(), st.integers(100, 300), st.integers(100, 300), st.data())
+def test_a_peak_comes_back_near_where_its_point_maps(
+    framing: Framing, width: int, height: int, data: st.DataObject
+) -> None:
+    x, y = (data.draw(st.integers(0, framing.crop - 1)) for _ in range(2))
+    anomaly_map = torch.zeros(framing.crop, framing.crop)
+    anomaly_map[y, x] = 1
+    whole = framing.map_to_original(anomaly_map, width, height).nan_to_num(-1)
+    weights = whole.clamp(min=0)
+    at_x, at_y = framing.to_original(x, y, width, height)
+    centre_x = (weights.sum(0) * torch.arange(width)).sum() / weights.sum()
+    centre_y = (weights.sum(1) * torch.arange(height)).sum() / weights.sum()
+    # at the border a peak spreads to one side only, by a quarter of a crop pixel; rounding moves it by one
+    assert math.isclose(centre_x, at_x, abs_tol=1 + width / framing.resize / 4)
+    assert math.isclose(centre_y, at_y, abs_tol=1 + height / framing.resize / 4)

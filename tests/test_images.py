@@ -1,0 +1,488 @@
+import io
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image, PngImagePlugin
+
+from softpatch.data import images
+from softpatch.data.images import (
+    ImageRef,
+    SkippedImage,
+    image_files,
+    image_refs,
+    read_image,
+    read_in_batches,
+    rgb_tensor,
+)
+from softpatch.errors import ImageError, InputError
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+DEEP = RGB.astype(np.uint16) * 257  # 0 to 65535, the same shades
+GREY = RGB[..., 0].copy()
+TURNED_RIGHT = Image.Exif()
+TURNED_RIGHT[0x0112] = 6
+
+
+def unit(pixels: np.ndarray, top: float = 255) -> torch.Tensor:
+    """What `read_image` should give for (H, W) or (H, W, 3) pixels of the range 0 to `top`."""
+    scaled = torch.from_numpy(np.atleast_3d(pixels).astype(np.float32) / np.float32(top))
+    return scaled.permute(2, 0, 1).expand(3, -1, -1)
+
+
+def assert_same(image: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-6) -> None:
+    assert image.dtype == torch.float32
+    assert image.shape == expected.shape
+    assert (image - expected).abs().max() <= tolerance
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp"])
+def test_lossless_rgb_is_read_exactly(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(RGB).save(path, lossless=True)
+    assert_same(read_image(path), unit(RGB))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif"])
+def test_one_bit_images_are_black_and_white(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"image{suffix}"
+    Image.fromarray(GREY > 99).save(path)
+    assert_same(read_image(path), unit(GREY > 99, top=1))
+
+
+def test_content_decides_the_format(tmp_path: Path) -> None:
+    path = tmp_path / "really_a_bitmap.png"
+    Image.fromarray(RGB).save(path, format="BMP")
+    assert_same(read_image(path), unit(RGB))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_16_bit_grey_keeps_its_depth(tmp_path: Path, suffix: str) -> None:
+    ramp = np.arange(0, 35, dtype=np.uint16).reshape(5, 7) + 1000
+    Image.fromarray(ramp).save(tmp_path / f"image{suffix}")
+    assert_same(read_image(tmp_path / f"image{suffix}"), unit(ramp, top=65535), tolerance=1e-7)
+
+
+def test_16_bit_rgb_png(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in DEEP)
+    (tmp_path / "deep.png").write_bytes(png(7, 5, bits=16, colour=2, data=zlib.compress(rows)))
+    assert_same(read_image(tmp_path / "deep.png"), unit(RGB))
+
+
+def png(width: int, height: int, *, bits: int = 8, colour: int = 2, data: bytes = b"") -> bytes:
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
+PLANES = RGB.transpose(2, 0, 1).copy()
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "expected"),
+    [
+        pytest.param(DEEP, {"photometric": "rgb"}, unit(RGB), id="16-bit RGB"),
+        pytest.param(DEEP, {"photometric": "rgb", "compression": "zlib"}, unit(RGB), id="16-bit RGB, packed"),
+        pytest.param(DEEP, {"photometric": "rgb", "tile": (16, 16)}, unit(RGB), id="16-bit RGB, tiled"),
+        pytest.param(
+            PLANES * np.uint16(257),
+            {"photometric": "rgb", "planarconfig": "separate"},
+            unit(RGB),
+            id="16-bit RGB planes",
+        ),
+        pytest.param(
+            PLANES, {"photometric": "rgb", "planarconfig": "separate"}, unit(RGB), id="8-bit RGB planes"
+        ),
+        pytest.param((RGB / 255).astype(np.float32), {"photometric": "rgb"}, unit(RGB), id="float RGB"),
+        pytest.param(DEEP.astype(np.uint32), {"photometric": "rgb"}, unit(RGB), id="32-bit RGB"),
+        pytest.param(GREY / 255, {}, unit(GREY), id="double grey"),
+        pytest.param(
+            (GREY / 255).astype(np.float32), {"compression": "zlib"}, unit(GREY), id="float, packed"
+        ),
+        pytest.param(GREY * np.uint16(257), {"photometric": "miniswhite"}, unit(255 - GREY), id="0 is white"),
+        pytest.param(GREY, {"photometric": "miniswhite"}, unit(255 - GREY), id="8-bit, 0 is white"),
+        pytest.param(GREY * np.uint16(257), {"byteorder": ">"}, unit(GREY), id="big-endian"),
+        pytest.param(GREY, {"bigtiff": True}, unit(GREY), id="BigTIFF"),
+    ],
+)
+def test_tiff(tmp_path: Path, pixels: np.ndarray, options: dict[str, object], expected: torch.Tensor) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", pixels, **options)
+    assert_same(read_image(tmp_path / "image.tif"), expected)
+
+
+def test_first_page_of_several(tmp_path: Path) -> None:
+    first, second = Image.fromarray(RGB), Image.fromarray(255 - RGB)
+    for name in ("pages.tif", "frames.webp", "frames.png"):
+        first.save(tmp_path / name, save_all=True, append_images=[second], lossless=True)
+        assert_same(read_image(tmp_path / name), unit(RGB))
+    first.save(tmp_path / "packed.tif", save_all=True, append_images=[second], compression="tiff_deflate")
+    assert_same(read_image(tmp_path / "packed.tif"), unit(RGB))
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA", "P"])
+def test_transparent_pixels_become_white(tmp_path: Path, mode: str) -> None:
+    layer = Image.fromarray(np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)]))
+    layer.putpixel((2, 1), (0, 0, 0, 0))
+    expected = unit(GREY).clone()
+    expected[:, 1, 2] = 1
+    if mode == "P":
+        layer = layer.quantize(64)
+        layer.save(tmp_path / "image.png")
+        assert_same(read_image(tmp_path / "image.png"), expected, tolerance=0.05)  # only 64 colours
+    else:
+        assert_same(rgb_tensor(layer.convert(mode)), expected)
+
+
+def test_half_transparent_is_half_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (4, 3), (255, 0, 0, 128)).save(tmp_path / "red.png")
+    assert read_image(tmp_path / "red.png")[:, 0, 0].tolist() == pytest.approx([1, 127 / 255, 127 / 255])
+
+
+def test_a_colour_named_transparent_becomes_white(tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 3), (10, 20, 30))
+    image.putpixel((0, 0), (255, 0, 0))
+    image.save(tmp_path / "keyed.png", transparency=(10, 20, 30))
+    pixels = read_image(tmp_path / "keyed.png")
+    assert pixels[:, 0, 0].tolist() == [1, 0, 0]
+    assert pixels[:, 1, 1].tolist() == [1, 1, 1]
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / "red.jpg", quality=100)
+    assert_same(read_image(tmp_path / "red.jpg")[:, :1, :1], torch.tensor([1.0, 0, 0])[:, None, None], 0.02)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("a.png", {}),
+        ("a.webp", {"lossless": True}),
+        ("a.tif", {}),
+        ("b.tif", {"compression": "tiff_deflate"}),
+    ],
+)
+def test_exif_orientation(tmp_path: Path, name: str, options: dict[str, object], orientation: int) -> None:
+    # the EXIF standard's table: where the first row and the first column of the stored pixels lie
+    upright = {
+        1: RGB,
+        2: RGB[:, ::-1],
+        3: RGB[::-1, ::-1],
+        4: RGB[::-1],
+        5: RGB.transpose(1, 0, 2),
+        6: np.rot90(RGB, -1),
+        7: np.rot90(RGB.transpose(1, 0, 2), 2),
+        8: np.rot90(RGB, 1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(RGB).save(tmp_path / name, exif=exif, **options)
+    assert_same(read_image(tmp_path / name), unit(upright))
+
+
+def test_deep_images_are_turned_too(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "deep.tif", DEEP, photometric="rgb", extratags=[(274, 3, 1, 6, True)])
+    assert_same(read_image(tmp_path / "deep.tif"), unit(np.rot90(RGB, -1)))
+    Image.fromarray(DEEP[..., 0].copy()).save(tmp_path / "deep.png", exif=TURNED_RIGHT)
+    assert_same(read_image(tmp_path / "deep.png"), unit(np.rot90(GREY, -1)))
+
+
+TURNED_AND_BROKEN = (
+    b"Exif\0\0II*\0\x08\0\0\0\x02\0"
+    b"\x12\x01\x03\x00\x01\0\0\0\x06\0\0\0"  # orientation 6
+    b"\x0e\x01\x02\x00\xff\x00\0\0\xff\xff\0\0"  # a description beyond the end
+    b"\0\0\0\0"
+)
+
+
+def test_broken_exif_does_not_cost_the_image(tmp_path: Path) -> None:
+    image = Image.new("RGB", (16, 8))
+    image.save(tmp_path / "short.jpg", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01")
+    assert read_image(tmp_path / "short.jpg").shape == (3, 8, 16)
+    image.save(tmp_path / "beyond.jpg", exif=TURNED_AND_BROKEN)
+    assert read_image(tmp_path / "beyond.jpg").shape == (3, 16, 8)
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Raw profile type exif", "\nexif\n4\nnot hexadecimal")
+    image.save(tmp_path / "text.png", pnginfo=text)
+    assert read_image(tmp_path / "text.png").shape == (3, 8, 16)
+
+
+def test_no_warning_escapes_from_threads(tmp_path: Path) -> None:
+    Image.new("RGB", (16, 8)).save(tmp_path / "warns.jpg", exif=TURNED_AND_BROKEN)
+    refs = image_refs([tmp_path / "warns.jpg"] * 60)
+    skipped: list[SkippedImage] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        batches = list(read_in_batches(refs, torch.clone, batch_size=4, workers=4, on_skip=skipped.append))
+        after = list(warnings.filters)
+    assert (len(batches), skipped, caught) == (15, [], [])
+    assert after[1][0] == "always"  # only one filter was added, for Pillow
+    with pytest.warns(UserWarning, match="mine"):
+        warnings.warn("mine", stacklevel=1)
+
+
+def jpeg_bytes() -> bytes:
+    buffer = io.BytesIO()
+    Image.effect_noise((64, 64), 50).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def png_bytes() -> bytes:
+    rows = b"".join(b"\0" + row.tobytes() for row in RGB)
+    return png(7, 5, data=zlib.compress(rows))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        pytest.param(b"", "the file is empty", id="empty"),
+        pytest.param(b"just some words", "the file is not a PNG, JPEG", id="text"),
+        pytest.param(b"%!PS-Adobe-3.0 EPSF-3.0\n", "the file is not a PNG, JPEG", id="a program to be run"),
+        pytest.param(b"\x89P", "the file is not a PNG, JPEG", id="two bytes"),
+        pytest.param(png_bytes()[:20], "", id="PNG header cut"),
+        pytest.param(png_bytes()[:60], "cut short or damaged", id="PNG data cut"),
+        pytest.param(jpeg_bytes()[:1500], "cut short or damaged", id="JPEG cut"),
+        pytest.param(jpeg_bytes()[:6], "", id="JPEG header cut"),
+        pytest.param(b"II*\0\xff\xff\xff\xff", "", id="TIFF without pages"),
+        pytest.param(b"BM" + b"\0" * 60, "", id="BMP of zeros"),
+        pytest.param(b"RIFF\x10\0\0\0WEBPVP8 garbage", "", id="WebP garbage"),
+        pytest.param(b"RIFF\x10\0\0\0WAVEfmt garbage", "", id="a sound"),
+        pytest.param(png(100_000, 100_000), "100000 x 100000 pixels, more than the 200,000,000", id="bomb"),
+        pytest.param(png(2**31 - 1, 2**31 - 1), "more than the 200,000,000 allowed", id="huge"),
+    ],
+)
+def test_broken_files(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "image.png").write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read_image(tmp_path / "image.png")
+    assert reason in str(caught.value)
+    assert str(caught.value).strip().endswith(tuple("abcdefghijklmnopqrstuvwxyz0123456789)'.>"))
+
+
+@pytest.mark.parametrize("keep", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_cut_tiffs(tmp_path: Path, keep: float, compression: str | None) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.tile(DEEP, (8, 8, 1)), photometric="rgb", compression=compression)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * keep)])
+    with pytest.raises(ImageError):
+        read_image(path)
+
+
+def test_absurd_tiffs_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, DEEP, photometric="rgb", tile=(16, 16))
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        for name in ("ImageWidth", "ImageLength"):
+            file.pages.first.tags[name].overwrite(60_000)
+    monkeypatch.delattr(tifffile.TiffPage, "asarray")
+    with pytest.raises(ImageError, match="60000 x 60000 pixels"):
+        read_image(path)
+
+
+def test_broken_tags_are_not_talked_about(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", GREY, description="text")
+    content = (tmp_path / "image.tif").read_bytes()
+    broken = content.replace(struct.pack("<HHI", 270, 2, 5), struct.pack("<HHI", 270, 0, 5))
+    assert broken != content
+    (tmp_path / "image.tif").write_bytes(broken)
+    code = "import sys, pathlib, softpatch.data.images as i; i.read_image(pathlib.Path(sys.argv[1]))"
+    run = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "image.tif"], capture_output=True, text=True, check=True
+    )
+    assert run.stderr == ""
+
+
+def test_four_planes_are_refused_not_scrambled(tmp_path: Path) -> None:
+    planes = np.concatenate([PLANES, PLANES[:1]]).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate", extrasamples=[2])
+    with pytest.raises(ImageError, match="separate planes; save it as plain RGB"):
+        read_image(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.bmp", "a.tif"])
+def test_only_our_own_limit_counts(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(RGB).save(tmp_path / name)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
+    assert read_image(tmp_path / name).shape == (3, 5, 7)
+    assert Image.MAX_IMAGE_PIXELS == 3
+    monkeypatch.setattr(images, "MAX_PIXELS", 34)
+    with pytest.raises(ImageError, match="7 x 5 pixels, more than the 34 allowed"):
+        read_image(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "message"),
+    [
+        (np.full((4, 4), np.nan, np.float32), "not finite"),
+        (np.full((4, 4), 1e300), "not finite"),
+        (np.full((4, 4), 1.5, np.float32), r"run from 1.5 to 1.5; .* float images 0 to 1"),
+        (np.full((4, 4), -1, np.int16), r"run from -1 to -1"),
+        (np.full((4, 4), 70_000, np.uint32), r"run from 70000 to 70000; 16-bit images hold 0 to 65535"),
+    ],
+)
+def test_deep_values_outside_their_range(tmp_path: Path, pixels: np.ndarray, message: str) -> None:
+    tifffile.imwrite(tmp_path / "image.tif", pixels)
+    with pytest.raises(ImageError, match=message):
+        read_image(tmp_path / "image.tif")
+
+
+def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "folder.png").mkdir()
+    with pytest.raises(ImageError, match="cannot be opened: No such file"):
+        read_image(tmp_path / "missing.png")
+    with pytest.raises(ImageError, match="cannot be opened: Is a directory"):
+        read_image(tmp_path / "folder.png")
+    with pytest.raises(ImageError, match="cannot be opened: Too many levels of symbolic links"):
+        read_image(tmp_path / "loop.png")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ImageError, match="cannot be opened: Permission denied"):
+        read_image(tmp_path / "secret.png")
+
+
+def test_pil_images_raise_image_errors_too(tmp_path: Path) -> None:
+    closed = Image.fromarray(RGB)
+    closed.close()
+    with pytest.raises(ImageError, match=r"unsupported kind \(Operation on closed image\)"):
+        rgb_tensor(closed)
+    with pytest.raises(ImageError, match="has no pixels"):
+        rgb_tensor(Image.new("RGB", (0, 4)))
+    (tmp_path / "cut.jpg").write_bytes(jpeg_bytes()[:1500])
+    with Image.open(tmp_path / "cut.jpg") as image, pytest.raises(ImageError, match="cut short"):
+        rgb_tensor(image)
+
+
+# --- finding and naming images ---
+
+
+def test_image_files_are_sorted_and_filtered(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a/z.jpeg", "a/.hidden.png", ".cache/c.png", "notes.txt", "folder.png/d.tiff"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    (tmp_path / "again").symlink_to(tmp_path)
+    found = [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)]
+    assert found == ["a/z.jpeg", "b.PNG", "folder.png/d.tiff"]
+    assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # named by hand, so it is tried
+
+
+def test_paths_that_hold_no_images(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"holds no images; softpatch reads \.png, "):
+        image_files(tmp_path)
+    with pytest.raises(InputError, match="missing does not exist"):
+        image_files(tmp_path / "missing")
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        image_files(tmp_path / ("x" * 300))
+
+
+def test_image_refs_of_every_kind(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    given = [
+        str(tmp_path),
+        tmp_path / "a.png",
+        Image.fromarray(RGB),
+        RGB,
+        ImageRef("mine", partial(unit, RGB)),
+    ]
+    refs = image_refs(given)
+    assert [ref.name for ref in refs] == [str(tmp_path / "a.png")] * 2 + ["image 2", "image 3", "mine"]
+    for ref in refs:
+        assert_same(ref.read(), unit(RGB))
+    stack = np.stack([RGB, 255 - RGB])
+    assert_same(image_refs(stack)[1].read(), unit(255 - RGB))
+    tensor = torch.stack([unit(RGB), unit(255 - RGB)]).double().requires_grad_()
+    assert_same(image_refs(tensor)[1].read(), unit(255 - RGB))
+    assert image_refs(tensor)[1].name == "image 1"
+
+
+def test_reading_hands_out_copies() -> None:
+    tensor = torch.zeros(1, 3, 4, 4)
+    image_refs(tensor)[0].read().fill_(1)
+    array = np.zeros((1, 4, 4, 3), np.uint8)
+    image_refs(array)[0].read().fill_(1)
+    assert tensor.sum() == 0
+    assert array.sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((2, 4, 4), np.uint8), r"not \(2, 4, 4\) uint8"),
+        (np.zeros((2, 4, 4, 3), np.float32), "float32; for floats give a tensor"),
+        (torch.zeros(2, 4, 4, 3), r"not \(2, 4, 4, 3\) torch.float32"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "torch.uint8"),
+        (torch.full((2, 3, 4, 4), 255.0), "not 255 to 255; divide 8-bit values by 255"),
+        (torch.full((2, 3, 4, 4), torch.nan), "not nan to nan"),
+        ([3], "not int"),
+        (None, "not None"),
+    ],
+)
+def test_other_things_are_not_images(given: object, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        image_refs(given)  # type: ignore[arg-type]
+
+
+# --- reading in batches ---
+
+
+def constant(value: int) -> Callable[[], torch.Tensor]:
+    return lambda: torch.full((3, 2, 4), float(value))
+
+
+def fails() -> torch.Tensor:
+    raise ImageError("the file is empty")
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_keep_the_order_and_leave_out_what_fails(workers: int) -> None:
+    refs = [ImageRef(str(i), fails if i == 3 else constant(i)) for i in range(11)]
+    skipped: list[SkippedImage] = []
+    batches = list(
+        read_in_batches(refs, lambda image: image[:1], batch_size=4, workers=workers, on_skip=skipped.append)
+    )
+    assert [len(names) for names, _, _ in batches] == [4, 4, 2]
+    values = torch.cat([stack for _, _, stack in batches])
+    assert values.shape == (10, 1, 2, 4)
+    names = [ref.name for names, _, _ in batches for ref in names]
+    assert names == [str(int(value)) for value in values[:, 0, 0, 0]] == [str(i) for i in range(11) if i != 3]
+    assert batches[0][1] == [(4, 2)] * 4  # width, height
+    assert skipped == [SkippedImage("3", "the file is empty")]
+
+
+def test_without_on_skip_the_first_failure_is_raised_with_its_name() -> None:
+    refs = [ImageRef("good", constant(1)), ImageRef("bad.png", fails)]
+    with pytest.raises(ImageError, match=r"bad\.png: the file is empty"):
+        list(read_in_batches(refs, torch.clone, batch_size=1, workers=2))
+
+
+def test_reading_runs_only_a_little_ahead() -> None:
+    read: list[int] = []
+
+    def note(value: int) -> torch.Tensor:
+        read.append(value)
+        return torch.zeros(3, 1, 1)
+
+    refs = [ImageRef(str(i), partial(note, i)) for i in range(100)]
+    next(batches := read_in_batches(refs, torch.clone, batch_size=2, workers=1))
+    batches.close()  # type: ignore[attr-defined]
+    assert len(read) <= 8
