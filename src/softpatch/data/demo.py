@@ -79,8 +79,8 @@ def write_demo_dataset(
     - `ground_truth/<kind>/<stem>_mask.png`: 255 where the defect is, else 0; 0.3 to 4 % of the image.
 
     As on a real line, three of four defects of a kind come from one faulty machine and recur within a few
-    pixels and degrees; the others are anywhere. Images are RGB, `size` x `size`; the same arguments write the same
-    bytes. Raises `InputError` for a negative count or seed, an empty training or test set, a `size` outside
+    pixels and degrees; the others are anywhere. Images are RGB, `size` x `size`; the same arguments write the
+    same bytes. Raises `InputError` for a negative count or seed, an empty training or test set, a `size` outside
     128 to 2048, and a `folder` that is not empty or cannot be written.
     """
     for name, value in (("seed", seed), ("train_good", train_good), ("train_anomalous", train_anomalous),
@@ -214,7 +214,8 @@ def _depth_inside(scene: _Scene, defect: Defect) -> Floats:
         depth = 1 - np.hypot(along, aside) / radius
     if defect.kind != "blocked_hole":
         depth = depth * ((scene.radius < RIM) & (scene.to_hole > HOLE))
-    return np.clip(depth, 0, 1)
+    clipped: Floats = np.clip(depth, 0, 1)
+    return clipped
 
 
 def _render(scene: _Scene, defect: Defect | None = None, depth: Floats | None = None) -> Floats:
@@ -228,8 +229,9 @@ def _render(scene: _Scene, defect: Defect | None = None, depth: Floats | None = 
         colour = STEEL * _tint(defect, depth[..., None])
         if defect.kind == "blocked_hole":
             cover = np.maximum(cover, _ramp(depth, 0, 0.1))
-    image = cover[..., None] * _light_steel(scene, height)[..., None] * colour
-    return image + ((1 - cover) * _light_mat(scene))[..., None]
+    image: Floats = (cover * _light_steel(scene, height))[..., None] * colour
+    image += ((1 - cover) * _light_mat(scene))[..., None]
+    return image
 
 
 def _height(scene: _Scene) -> Floats:
@@ -255,13 +257,16 @@ def _relief(defect: Defect, depth: Floats) -> Floats:
 
 
 def _tint(defect: Defect, depth: Floats) -> Floats:
-    """What a defect multiplies the steel's colour with: (size, size, 1) -> (size, size, 3)."""
+    """What a defect multiplies the steel's colour with, from its depth (size, size, 1)."""
+    tint: Floats = np.ones_like(STEEL)
     if defect.kind == "stain":  # dried oil is darkest along its edge
         film = _ramp(depth, 0, 0.15) * (0.55 + 0.45 * np.exp(-(((depth - 0.15) / 0.12) ** 2)))
-        return np.clip(1 - defect.strength * film * (1 - OIL), 0.1, 1)
-    if defect.kind == "blocked_hole":
-        return 1 - _ramp(depth, 0, 0.2) * (1 - CHIPS)
-    return 1 - (0.3 if defect.kind == "scratch" else 0.0) * _ramp(depth, 0.3, 0.9)
+        tint = (1 - defect.strength * film * (1 - OIL)).clip(0.1, 1)
+    elif defect.kind == "blocked_hole":
+        tint = 1 - _ramp(depth, 0, 0.2) * (1 - CHIPS)
+    elif defect.kind == "scratch":
+        tint = 1 - 0.3 * _ramp(depth, 0.3, 0.9)
+    return tint
 
 
 def _light_steel(scene: _Scene, height: Floats) -> Floats:
@@ -277,8 +282,9 @@ def _light_steel(scene: _Scene, height: Floats) -> Floats:
     facing = ((normal_x * half_x + normal_y * half_y + half_z) / steepness).clip(1e-3)
     along = (half_y - half_z * normal_y) * out_x - (half_x - half_z * normal_x) * out_y
     across = (half_x - half_z * normal_x) * out_x + (half_y - half_z * normal_y) * out_y
-    glint: Floats = np.exp(-((along / facing / 0.24) ** 2) - (across / facing / 0.55) ** 2)
-    return 0.11 + 0.34 * lambert.clip(0) + 0.55 * glint
+    glint = np.exp(-((along / facing / 0.24) ** 2) - (across / facing / 0.55) ** 2)
+    brightness: Floats = 0.11 + 0.34 * lambert.clip(0) + 0.55 * glint
+    return brightness
 
 
 def _light_mat(scene: _Scene) -> Floats:

@@ -1,0 +1,246 @@
+"""The command line: parse, call, print."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import softpatch
+from softpatch.errors import SoftPatchError
+
+# typer brings its own copy of click or uses the installed one; its base exception has no public name
+_USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Find defects in product images, learning from a folder as it is: unlabelled, and partly defective.",
+)
+
+Paths = Annotated[list[Path], typer.Argument(help="Images, or folders of images (walked recursively).")]
+Weights = Annotated[
+    str | None, typer.Option(help="Backbone weights: 'pretrained', 'random', or a .safetensors or torch file.")
+]
+Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never try the network.")]
+Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the network.")]
+Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
+Layout = Annotated[str, typer.Option(help="How the folder is laid out: auto, folder, mvtec, visa or btad.")]
+Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+
+
+@app.command()
+def fit(
+    images: Paths,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path(
+        "model.safetensors"
+    ),
+    preset: Annotated[str, typer.Option(help="The method: softpatch+, softpatch or patchcore.")] = "softpatch+",
+    backbone: Annotated[str | None, typer.Option(help="A timm model's name.", show_default="wide_resnet50_2")] = None,
+    weights: Weights = None,
+    layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
+    resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = 256,
+    crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = 224,
+    coreset_ratio: Annotated[float, typer.Option(help="Size of the memory bank over all patches.")] = 0.1,
+    false_alarm_rate: Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")] = 0.01,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    layout: Layout = "auto",
+    category: Category = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    workers: Workers = 2,
+    offline: Offline = False,
+    strict: Strict = False,
+) -> None:
+    """Learn a product from images of which some may be defective, and write a model file."""
+    from softpatch.data.images import SkippedImage
+    from softpatch.estimator import SoftPatch
+    from softpatch.terminal import list_skipped, progress_bar, say
+
+    detector = SoftPatch(
+        preset=preset,
+        backbone=backbone,
+        weights=weights,
+        layers=None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
+        resize=resize,
+        crop=crop,
+        coreset_ratio=coreset_ratio,
+        false_alarm_rate=false_alarm_rate,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        offline=offline,
+    )
+    training = _training_images(images, layout, category)
+    skipped: list[SkippedImage] = []
+    with progress_bar() as progress:
+        detector.fit(training, on_skip=None if strict else skipped.append, progress=progress)
+    detector.save(output)
+    list_skipped(skipped)
+    fitted = detector.detector
+    if crop < resize:
+        share = 1 - (crop / resize) ** 2
+        say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")
+    print(f"{output}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model file that `softpatch fit` wrote.")],
+    images: Paths,
+    output: Output,
+    maps: Annotated[bool, typer.Option("--maps", help="Write a float32 TIFF map per image.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Write each image with its heat map over it.")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="Image score above which an image is anomalous; default the model's.")
+    ] = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    workers: Workers = 2,
+    offline: Offline = False,
+    strict: Strict = False,
+) -> None:
+    """Judge images: write predictions.csv and predictions.jsonl, and maps and overlays if asked."""
+    from softpatch.data.images import SkippedImage, image_refs
+    from softpatch.estimator import SoftPatch
+    from softpatch.review.outputs import write_outputs
+    from softpatch.terminal import list_skipped, progress_bar
+
+    detector = SoftPatch.load(
+        model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
+    )
+    refs = image_refs(images)
+    skipped: list[SkippedImage] = []
+    with progress_bar() as progress:
+        predictions = detector.predict_each(
+            refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
+        )
+        judged, anomalous = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
+    list_skipped(skipped)
+    print(f"{output / 'predictions.csv'}: {judged} images, {anomalous} anomalous")
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="A model file that `softpatch fit` wrote.")],
+    dataset: Annotated[Path, typer.Argument(help="A dataset with test images, labels and masks.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
+    layout: Layout = "auto",
+    category: Category = None,
+    weights: Weights = None,
+    device: Device = "auto",
+    batch_size: BatchSize = 16,
+    workers: Workers = 2,
+    offline: Offline = False,
+    strict: Strict = False,
+) -> None:
+    """Measure a model on a labelled dataset: image and pixel metrics."""
+    from softpatch.atomic import replacing
+    from softpatch.data.images import SkippedImage
+    from softpatch.data.layouts import open_dataset
+    from softpatch.estimator import SoftPatch
+    from softpatch.review import evaluation
+    from softpatch.terminal import list_skipped, progress_bar
+
+    samples = open_dataset(dataset, layout=layout, category=category).test
+    detector = SoftPatch.load(
+        model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
+    )
+    skipped: list[SkippedImage] = []
+    with progress_bar() as progress:
+        result = evaluation.evaluate(
+            detector.detector, samples, on_skip=None if strict else skipped.append, progress=progress
+        )
+    record = result.as_dict()
+    if json_file is not None:
+        with replacing(json_file) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+    list_skipped(skipped)
+    for name, value in record.items():
+        print(f"{name:>18}  {_readable(value)}")
+
+
+@app.command()
+def demo(
+    output: Output = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the pictures and of the fit.")] = 0,
+) -> None:
+    """Make a small contaminated dataset, fit SoftPatch+ and PatchCore on it, and show the difference."""
+    from softpatch.review.demo import run_demo
+    from softpatch.terminal import progress_bar
+
+    with progress_bar() as progress:
+        lines = run_demo(output, seed=seed, progress=progress)
+    print("\n".join(lines))
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False) -> None:
+    if version:
+        print(f"softpatch {softpatch.__version__}")
+        raise typer.Exit
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line: exit status 0, 2 for a user's error (one line on standard error), 130 for Ctrl-C."""
+    try:
+        status = app(arguments, standalone_mode=False)
+    except _USAGE_ERROR as error:
+        _fail(f"{error.format_message()} See softpatch --help.")
+    except SoftPatchError as error:
+        _fail(str(error))
+    except (KeyboardInterrupt, typer.Abort):
+        print("softpatch: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; say no more
+        sys.exit(1)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+    except Exception as error:
+        if os.environ.get("SOFTPATCH_TRACEBACK"):
+            raise
+        print(
+            f"softpatch: unexpected {type(error).__name__}: {' '.join(str(error).split())} "
+            "(SOFTPATCH_TRACEBACK=1 shows where; please report it)",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+    sys.exit(status or 0)
+
+
+def _fail(message: str) -> None:
+    print(f"softpatch: error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _training_images(paths: list[Path], layout: str, category: str | None) -> Any:
+    """The paths themselves, or the training split where a single folder is laid out as a dataset."""
+    from softpatch.data.layouts import open_dataset, recognise_layout
+    from softpatch.terminal import say
+
+    if len(paths) > 1 or not paths[0].is_dir():
+        return paths
+    if layout == "folder" or (layout == "auto" and recognise_layout(paths[0]) == "folder"):
+        return paths
+    dataset = open_dataset(paths[0], layout=layout, category=category)
+    say(f"{paths[0]} is a dataset in the {dataset.layout} layout: fitting on its {len(dataset.train)} training images.")
+    return [sample.ref for sample in dataset.train]
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "not defined here"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answers become what a person looks at: tables, maps, overlays, evaluations, the demo."""

@@ -1,0 +1,94 @@
+"""The demo: why a contaminated training folder matters, on a product that softpatch draws itself."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from softpatch.atomic import replacing
+from softpatch.data.demo import write_demo_dataset
+from softpatch.data.layouts import Sample, open_dataset
+from softpatch.estimator import SoftPatch
+from softpatch.progress import Progress, silent
+from softpatch.results import Prediction
+from softpatch.review.evaluation import Evaluation, evaluate
+from softpatch.review.outputs import write_outputs
+from softpatch.review.pictures import overlay
+
+_METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+"}
+_PICTURE = "why-noise-matters.png"
+
+
+def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> list[str]:
+    """Make a contaminated dataset in `folder`, fit and evaluate PatchCore and SoftPatch+, and draw the difference.
+
+    Leaves `images/`, a model per method, the predictions and overlays of SoftPatch+, and one picture that compares
+    the two. Returns the lines to tell the user.
+    """
+    dataset = open_dataset(write_demo_dataset(folder / "images", seed=seed), layout="mvtec")
+    refs = [sample.ref for sample in dataset.test]
+    evaluations: dict[str, Evaluation] = {}
+    predictions: dict[str, list[Prediction]] = {}
+    for preset in _METHODS:
+        detector = SoftPatch(preset=preset, backbone="resnet18", weights="random", seed=seed)
+        detector.fit([sample.ref for sample in dataset.train], progress=progress)
+        detector.save(folder / f"{preset}.safetensors")
+        evaluations[preset] = evaluate(detector.detector, dataset.test, progress=progress)
+        predictions[preset] = detector.predict(refs, progress=progress)
+    write_outputs(predictions["softpatch+"], refs, folder, overlays=True)
+    draw_comparison(dataset.test, predictions, evaluations, folder / _PICTURE)
+    return [
+        f"{len(dataset.train)} training images, of which nobody knows which are defective.",
+        *(
+            f"  {name:10}  image AUROC {evaluations[preset].metrics.image_auroc:.3f}  "
+            f"pixel AUROC {evaluations[preset].metrics.pixel_auroc:.3f}"
+            for preset, name in _METHODS.items()
+        ),
+        f"Look at {folder / _PICTURE}, {folder / 'predictions.csv'} and {folder / 'overlays'}.",
+    ]
+
+
+def draw_comparison(
+    samples: Sequence[Sample],
+    predictions: dict[str, list[Prediction]],
+    evaluations: dict[str, Evaluation],
+    path: Path,
+) -> None:
+    """Draw a row per kind of defect: the image, its true outline, and each method's heat map, as PNG."""
+    from matplotlib.figure import Figure
+
+    first_of_kind = {
+        sample.kind: number for number, sample in reversed(list(enumerate(samples))) if sample.is_anomalous
+    }
+    rows = sorted(first_of_kind.values())
+    figure = Figure(figsize=(2.3 * (2 + len(predictions)), 2.35 * len(rows) + 0.9), layout="constrained")
+    axes = figure.subplots(len(rows), 2 + len(predictions), squeeze=False)
+    for row, number in zip(axes, rows, strict=True):
+        sample = samples[number]
+        image = sample.ref.read()
+        grey = image.mean(dim=0, keepdim=True).expand(3, -1, -1)
+        row[0].imshow(_pixels(image))
+        row[0].set_ylabel(sample.kind.replace("_", " "), fontsize=11)
+        row[1].imshow(_pixels(grey))
+        row[1].contour(sample.read_mask().numpy(), levels=[0.5], colors=["#00b050"], linewidths=1.5)
+        for axis, answers in zip(row[2:], predictions.values(), strict=True):
+            answer = answers[number]
+            axis.imshow(overlay(grey, answer.map_at_original_size(), answer.map_threshold))
+            axis.set_xlabel("called anomalous" if answer.is_anomalous else "called good", fontsize=9)
+    titles = ["test image", "where the defect is"]
+    for preset in predictions:
+        metrics = evaluations[preset].metrics
+        titles.append(f"{_METHODS[preset]}\nimage {metrics.image_auroc:.3f}, pixel {metrics.pixel_auroc:.3f}")
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=11)
+    for axis in axes.flat:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    figure.suptitle("Both learned from the same unsorted folder with defective images in it (AUROC)", fontsize=12)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+def _pixels(image: Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()

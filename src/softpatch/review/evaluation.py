@@ -1,0 +1,89 @@
+"""Compare a detector's answers with the truth of a dataset."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from softpatch.data.framing import Framing
+from softpatch.data.images import SkippedImage
+from softpatch.data.layouts import Sample
+from softpatch.detector import Detector
+from softpatch.errors import ImageError, InputError
+from softpatch.progress import Progress, silent
+from softpatch.scoring.metrics import Metrics, evaluate_scores
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of one test set, and what the decision threshold made of it.
+
+    `false_alarms` counts nominal images called anomalous, `missed` anomalous images that were not.
+    """
+
+    metrics: Metrics
+    nominal_images: int
+    anomalous_images: int
+    images_with_mask: int
+    skipped_images: int
+    threshold: float
+    false_alarms: int
+    missed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """One flat record, ready for JSON: the metrics by name, then the counts."""
+        values = asdict(self)
+        return {**values.pop("metrics"), **values}
+
+
+def evaluate(
+    detector: Detector,
+    samples: Sequence[Sample],
+    *,
+    on_skip: Callable[[SkippedImage], None] | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Predict the test samples and compute the metrics, maps and masks in the crop's pixels as in the paper.
+
+    An anomalous image without a mask counts for the image metrics only. Raises `InputError` without samples.
+    """
+    if not samples:
+        raise InputError("there are no test images to evaluate on; give a dataset with a test split")
+    by_name = {sample.ref.name: sample for sample in samples}
+    framing = Framing(detector.settings.resize, detector.settings.crop)
+    labels, scores, masks, maps = [], [], [], []
+    predictions = detector.predict([sample.ref for sample in samples], on_skip=on_skip, progress=progress)
+    for prediction in predictions:
+        sample = by_name[prediction.path]
+        labels.append(sample.is_anomalous)
+        scores.append(prediction.image_score)
+        mask = _mask(sample, framing)
+        if mask is not None:
+            masks.append(mask)
+            maps.append(prediction.anomaly_map.numpy())
+    truth, image_scores = np.array(labels, dtype=bool), np.array(scores, dtype=np.float32)
+    called = image_scores > detector.threshold
+    return Evaluation(
+        metrics=evaluate_scores(truth, image_scores, masks, maps),
+        nominal_images=int((~truth).sum()),
+        anomalous_images=int(truth.sum()),
+        images_with_mask=len(masks),
+        skipped_images=len(samples) - len(labels),
+        threshold=detector.threshold,
+        false_alarms=int((called & ~truth).sum()),
+        missed=int((~called & truth).sum()),
+    )
+
+
+def _mask(sample: Sample, framing: Framing) -> NDArray[np.bool_] | None:
+    """The true mask in the crop's pixels: all nominal for a good image, None where it is not known."""
+    if not sample.is_anomalous:
+        return np.zeros((framing.crop, framing.crop), dtype=bool)
+    if sample.mask_path is None:
+        return None
+    try:
+        return framing.apply_to_mask(sample.read_mask()).numpy()
+    except ImageError as error:
+        raise ImageError(f"{sample.mask_path}: {error}") from error

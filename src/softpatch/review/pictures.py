@@ -1,0 +1,55 @@
+"""Anomaly maps as files: float TIFF for programs, overlays for people."""
+
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import binary_erosion
+from torch import Tensor
+
+from softpatch.atomic import replacing
+from softpatch.results import Prediction
+
+_OUTLINE = np.array([1.0, 1.0, 1.0])
+_OPACITY = 0.75
+
+
+def save_map(prediction: Prediction, path: Path) -> None:
+    """Write the anomaly map at the original size as a float32 TIFF (height, width), NaN outside the crop."""
+    pixels = prediction.map_at_original_size().numpy()
+    with replacing(path) as temporary:
+        tifffile.imwrite(temporary, pixels, compression="zlib")
+
+
+def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
+    """Write the image (3, height, width) in [0, 1] with its heat map over it, as PNG (see `overlay`)."""
+    pixels = overlay(image, prediction.map_at_original_size(), prediction.map_threshold)
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float) -> NDArray[np.uint8]:
+    """Lay a heat map over an image (3, H, W) in [0, 1]: uint8 (H, W, 3).
+
+    The scale is the same for every image of a detector: nothing is tinted at half the map threshold and below, the
+    strongest colour is at twice the threshold; a white line runs around what exceeds the threshold. `anomaly_map`
+    (H, W) may hold NaN, which stays untinted.
+    """
+    heat = anomaly_map.nan_to_num(0).numpy() / map_threshold
+    strength = np.clip((heat - 0.5) / 1.5, 0, 1)
+    opacity = _OPACITY * np.sqrt(strength)[..., None]
+    tinted: NDArray[np.floating] = image.permute(1, 2, 0).numpy() * (1 - opacity) + heat_colours(strength) * opacity
+    above = heat > 1
+    thickness = max(1, round(max(above.shape) / 400))
+    tinted[above & ~binary_erosion(above, iterations=thickness)] = _OUTLINE
+    pixels: NDArray[np.uint8] = np.rint(np.clip(tinted, 0, 1) * 255).astype(np.uint8)
+    return pixels
+
+
+def heat_colours(strength: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Colour strengths (...) in [0, 1] from yellow over orange to red: (..., 3) in [0, 1]."""
+    stops = np.array([[1.0, 0.9, 0.2], [1.0, 0.55, 0.0], [0.85, 0.0, 0.05]])
+    places = np.linspace(0, 1, len(stops))
+    return np.stack([np.interp(strength, places, stops[:, channel]) for channel in range(3)], axis=-1)

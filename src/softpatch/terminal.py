@@ -1,0 +1,47 @@
+"""What a terminal shows: progress with stage names, notes and errors. Everything goes to standard error."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from softpatch.data.images import SkippedImage
+from softpatch.progress import Progress, silent
+
+_SHOWN = 10
+
+
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """Show a bar per stage while the block runs, on a terminal; stay quiet elsewhere."""
+    if not sys.stderr.isatty():
+        yield silent
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+
+    columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bars(*columns, console=Console(stderr=True)) as bars:
+
+        def report(stage: str, done: int, total: int) -> None:
+            if not bars.tasks or bars.tasks[-1].description != stage or bars.tasks[-1].finished:
+                bars.add_task(stage, total=total)
+            bars.update(bars.tasks[-1].id, completed=done, total=total)
+
+        yield report
+
+
+def say(message: str) -> None:
+    """Print a line of information to standard error."""
+    print(message, file=sys.stderr)
+
+
+def list_skipped(skipped: Sequence[SkippedImage]) -> None:
+    """Close a run with the images that were left out, and why."""
+    if not skipped:
+        return
+    say(f"{len(skipped)} image{'s' if len(skipped) > 1 else ''} left out:")
+    for image in skipped[:_SHOWN]:
+        say(f"  {image.name}: {image.reason}")
+    if len(skipped) > _SHOWN:
+        say(f"  and {len(skipped) - _SHOWN} more")

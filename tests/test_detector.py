@@ -1,0 +1,142 @@
+"""The second tier on patch embeddings alone, and the first on tiny images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import tiny_softpatch
+from softpatch.config import Settings, preset_settings
+from softpatch.detector import PatchDetector, Reading
+from softpatch.errors import InputError
+
+SMALL = {"projected_dim": 8, "coreset_ratio": 0.25}
+
+
+def embeddings(images: int = 20, positions: int = 9, dim: int = 12) -> Tensor:
+    """Patches that differ by position, with noise: (N, P, D)."""
+    generator = torch.Generator().manual_seed(1)
+    places = torch.randn(1, positions, dim, generator=generator) * 3
+    return places + 0.3 * torch.randn(images, positions, dim, generator=generator)
+
+
+def settings(preset: str, **overrides: object) -> Settings:
+    return preset_settings(preset, {**SMALL, **overrides})
+
+
+@pytest.mark.parametrize("preset", ["softpatch", "softpatch+"])
+def test_noisy_patches_stay_out_of_the_bank(preset: str) -> None:
+    training = embeddings()
+    training[[3, 7], 4] += 10  # two images have something strange at position 4
+    detector = PatchDetector.fit(training, settings(preset))
+    for bank in (detector.classification, detector.segmentation):
+        for number in (3, 7):
+            assert (bank.patches - training[number, 4]).norm(dim=1).min() > 5
+
+
+def test_patchcore_keeps_noisy_patches() -> None:
+    training = embeddings()
+    training[3, 4] += 10
+    detector = PatchDetector.fit(training, settings("patchcore"))
+    assert (detector.classification.patches == training[3, 4]).all(dim=1).any()
+    assert (detector.classification.weights == 1).all()
+    assert detector.segmentation is detector.classification
+
+
+def test_patchcore_scores_are_plain_distances() -> None:
+    training, test = embeddings(), embeddings(images=3) + 0.1
+    detector = PatchDetector.fit(training, settings("patchcore", coreset_ratio=1.0))
+    scores, _ = detector.score(test)
+    brute = torch.cdist(test.reshape(-1, 12).double(), training.reshape(-1, 12).double()).amin(dim=1)
+    assert torch.allclose(scores.flatten().double(), brute, atol=1e-4)
+
+
+def test_bank_sizes_follow_all_patches() -> None:
+    detector = PatchDetector.fit(embeddings(), settings("softpatch+"))
+    assert len(detector.classification.patches) == len(detector.segmentation.patches) == 45  # a quarter of 180
+
+
+def test_equal_discard_fractions_make_one_bank() -> None:
+    chosen = settings("softpatch+", discard_fraction=0.3, segmentation_discard_fraction=0.3)
+    detector = PatchDetector.fit(embeddings(), chosen)
+    assert detector.segmentation is detector.classification
+
+
+def test_weights_are_clipped_or_literal() -> None:
+    training = embeddings()
+    training[3, 4] += 10
+    keep_all = {"discard_fraction": 0.0, "segmentation_discard_fraction": 0.0, "coreset_ratio": 1.0}
+    literal = PatchDetector.fit(training, settings("softpatch+", weight_rule="literal", **keep_all)).classification
+    clipped = PatchDetector.fit(training, settings("softpatch+", weight_rule="clipped", **keep_all)).classification
+    none = PatchDetector.fit(training, settings("softpatch+", weight_rule="none", **keep_all)).classification
+    assert literal.weights.max() > 3 * clipped.weights.max()
+    assert (clipped.weights <= literal.weights.quantile(0.86)).all()
+    assert (none.weights == 1).all()
+
+
+def test_an_image_is_not_scored_against_itself() -> None:
+    training = embeddings()
+    detector = PatchDetector.fit(training, settings("patchcore", coreset_ratio=1.0))
+    seen, _ = detector.score(training)
+    left_out, _ = detector.score(training, owners=torch.arange(20))
+    assert seen.max() < 1e-3
+    assert left_out.min() > 0.1
+
+
+@pytest.mark.parametrize("preset", ["patchcore", "softpatch", "softpatch+"])
+def test_order_of_images_does_not_matter(preset: str) -> None:
+    training, test = embeddings(), embeddings(images=3)
+    chosen = settings(preset)
+    shuffled = training[torch.randperm(20, generator=torch.Generator().manual_seed(3))]
+    for one, other in zip(
+        PatchDetector.fit(training, chosen).score(test), PatchDetector.fit(shuffled, chosen).score(test), strict=True
+    ):
+        assert torch.allclose(one, other, atol=1e-4)
+
+
+def test_defects_are_found_and_located(fitted, good_images, defective_images) -> None:
+    good = fitted.predict(good_images)
+    bad = fitted.predict(defective_images)
+    assert max(answer.image_score for answer in good) < min(answer.image_score for answer in bad)
+    assert all(answer.is_anomalous for answer in bad)
+    for answer, image in zip(bad, defective_images, strict=True):
+        ys, xs = np.nonzero(image[..., 0].astype(int) - image[..., 2] > 150)
+        assert abs(answer.peak_x - xs.mean()) <= 10
+        assert abs(answer.peak_y - ys.mean()) <= 10
+        assert answer.anomaly_map.shape == (64, 64)
+        assert answer.anomaly_map.dtype == torch.float32
+
+
+@pytest.mark.parametrize("reading", [{"batch_size": 1}, {"batch_size": 5, "workers": 4}])
+def test_batch_size_and_workers_change_nothing(fitted, good_images, defective_images, reading) -> None:
+    training = np.concatenate([good_images, defective_images[:1]])
+    other = tiny_softpatch(**reading).fit(training)
+    for one, two in zip(fitted.predict(defective_images), other.predict(defective_images), strict=True):
+        assert one.image_score == pytest.approx(two.image_score, rel=1e-4)
+        assert torch.allclose(one.anomaly_map, two.anomaly_map, rtol=1e-3, atol=1e-4)
+    assert other.threshold == pytest.approx(fitted.threshold, rel=1e-4)
+
+
+def test_too_few_images_say_how_many_are_needed(good_images) -> None:
+    with pytest.raises(InputError, match=r"6 usable training images are too few.* at least 7"):
+        tiny_softpatch().fit(good_images[:6])
+    tiny_softpatch(preset="patchcore").fit(good_images[:3])
+    with pytest.raises(InputError, match="at least 3"):
+        tiny_softpatch(preset="patchcore").fit(good_images[:2])
+
+
+def test_devices() -> None:
+    assert Reading("cpu").torch_device() == torch.device("cpu")
+    with pytest.raises(InputError, match="'tpu' is unknown"):
+        Reading("tpu").torch_device()
+    if not torch.cuda.is_available():
+        assert Reading("auto").torch_device() == torch.device("cpu")
+        with pytest.raises(InputError, match="not available"):
+            Reading("cuda").torch_device()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_gives_the_same_scores(fitted, good_images, defective_images) -> None:
+    other = tiny_softpatch(device="cuda").fit(np.concatenate([good_images, defective_images[:1]]))
+    for one, two in zip(fitted.predict(defective_images), other.predict(defective_images), strict=True):
+        assert one.image_score == pytest.approx(two.image_score, rel=1e-2)

@@ -1,0 +1,171 @@
+"""A model file comes back as it was, or is refused with a sentence that says why."""
+
+import json
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import tiny_softpatch
+from softpatch.errors import InputError, ModelFileError, SoftPatchError
+from softpatch.estimator import SoftPatch
+
+
+@pytest.fixture
+def model(fitted: SoftPatch, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    fitted.save(path)
+    return path
+
+
+def header_of(path: Path) -> dict:
+    with path.open("rb") as file:
+        (size,) = struct.unpack("<Q", file.read(8))
+        return json.loads(json.loads(file.read(size))["__metadata__"]["softpatch"])
+
+
+def rewrite(path: Path, header: dict) -> None:
+    save_file(load_file(path), path, metadata={"softpatch": json.dumps(header, sort_keys=True)})
+
+
+def test_round_trip(fitted: SoftPatch, model: Path, defective_images) -> None:
+    loaded = SoftPatch.load(model)
+    assert loaded.settings == fitted.settings
+    assert loaded.threshold == fitted.threshold
+    for one, two in zip(fitted.predict(defective_images), loaded.predict(defective_images), strict=True):
+        assert one.image_score == two.image_score
+        assert one.threshold == two.threshold
+        assert torch.equal(one.anomaly_map, two.anomaly_map)
+
+
+def test_one_bank_is_stored_once(good_images, tmp_path: Path) -> None:
+    path = tmp_path / "patchcore.safetensors"
+    tiny_softpatch(preset="patchcore").fit(good_images).save(path)
+    assert sorted(load_file(path)) == ["classification.owners", "classification.patches", "classification.weights"]
+    loaded = SoftPatch.load(path).detector.patches
+    assert loaded.segmentation is loaded.classification
+
+
+def test_header_says_everything(model: Path) -> None:
+    header = header_of(model)
+    assert header["format_version"] == 1
+    assert header["training_images"] == 13
+    assert header["backbone"]["name"] == "resnet18"
+    assert len(header["backbone"]["digest"]) == 64
+    assert header["settings"]["lof_neighbors"] == 6
+
+
+def test_same_fit_gives_the_same_bytes(good_images, defective_images, model: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    again = tmp_path / "again.safetensors"
+    tiny_softpatch().fit(np.concatenate([good_images, defective_images[:1]])).save(again)
+    assert again.read_bytes() == model.read_bytes()
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ModelFileError, match="does not exist"):
+        SoftPatch.load(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, 0.999])
+def test_cut_short(model: Path, kept: float) -> None:
+    data = model.read_bytes()
+    model.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    with pytest.raises(ModelFileError, match="cut short"):
+        SoftPatch.load(model)
+
+
+def test_altered_tensor(model: Path) -> None:
+    data = bytearray(model.read_bytes())
+    data[-5] ^= 1
+    model.write_bytes(bytes(data))
+    with pytest.raises(ModelFileError, match="altered"):
+        SoftPatch.load(model)
+
+
+def test_altered_header(model: Path) -> None:
+    header = header_of(model)
+    header["threshold"] *= 2
+    rewrite(model, header)
+    with pytest.raises(ModelFileError, match="altered"):
+        SoftPatch.load(model)
+
+
+def test_newer_format(model: Path) -> None:
+    rewrite(model, {**header_of(model), "format_version": 99})
+    with pytest.raises(ModelFileError, match=r"format version 99.*upgrade"):
+        SoftPatch.load(model)
+
+
+@pytest.mark.parametrize("header", ["[]", "{}", '"x"', "{", '{"format_version": "1"}'])
+def test_senseless_header(model: Path, header: str) -> None:
+    save_file(load_file(model), model, metadata={"softpatch": header})
+    with pytest.raises(ModelFileError):
+        SoftPatch.load(model)
+
+
+def test_another_safetensors_file(tmp_path: Path) -> None:
+    path = tmp_path / "other.safetensors"
+    save_file({"a": torch.zeros(3)}, path)
+    with pytest.raises(ModelFileError, match="not a softpatch model"):
+        SoftPatch.load(path)
+
+
+def test_every_flipped_byte_is_an_error_of_ours(model: Path) -> None:
+    data = model.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for place in torch.randint(0, len(data), (60,), generator=generator).tolist() + list(range(40)):
+        broken = bytearray(data)
+        broken[place] ^= 0x55
+        model.write_bytes(bytes(broken))
+        with pytest.raises(SoftPatchError):
+            SoftPatch.load(model)
+
+
+def test_other_weights_are_refused(model: Path, tmp_path: Path) -> None:
+    from softpatch.features.backbone import load_backbone
+
+    other = load_backbone("resnet18", weights="random", image_size=64, seed=5)
+    assert other.digest != header_of(model)["backbone"]["digest"]
+    weights = tmp_path / "weights.safetensors"
+    import timm
+
+    torch.manual_seed(7)
+    save_file(timm.create_model("resnet18").state_dict(), weights)
+    with pytest.raises(ModelFileError, match="other resnet18 weights"):
+        SoftPatch.load(model, weights=weights)
+
+
+def test_weights_file_that_moved(good_images, tmp_path: Path) -> None:
+    import timm
+
+    weights = tmp_path / "weights.safetensors"
+    save_file(timm.create_model("resnet18").state_dict(), weights)
+    path = tmp_path / "model.safetensors"
+    tiny_softpatch(weights=weights, preset="patchcore").fit(good_images).save(path)
+    moved = weights.rename(tmp_path / "moved.safetensors")
+    with pytest.raises(SoftPatchError, match=r"not at hand.*weights\.safetensors does not exist"):
+        SoftPatch.load(path)
+    assert SoftPatch.load(path, weights=moved).predict(good_images[:1])
+
+
+def test_failed_save_leaves_the_old_file(model: Path, fitted: SoftPatch, monkeypatch) -> None:
+    before = model.read_bytes()
+
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("softpatch.model_file.save_file", fail)
+    with pytest.raises(KeyboardInterrupt):
+        fitted.save(model)
+    assert model.read_bytes() == before
+    assert [path.name for path in model.parent.iterdir()] == ["model.safetensors"]
+
+
+def test_folder_that_cannot_be_written(fitted: SoftPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        fitted.save(tmp_path / "file" / "model.safetensors")
