@@ -57,9 +57,7 @@ def test_overlap_adds_copies_and_keeps_the_test_set() -> None:
     # two whole permutations of the four images, and two of a third
     assert len(set(split.injected[:4])) == len(set(split.injected[4:8])) == 4
     assert len(set(split.injected[8:])) == 2
-    expected = [
-        f"{name} (copy {split.injected[: i + 1].count(name)})" for i, name in enumerate(split.injected)
-    ]
+    expected = [f"{name} (copy {split.injected[: i + 1].count(name)})" for i, name in enumerate(split.injected)]
     assert [ref.name for ref in split.train[20:]] == expected
     assert len({ref.name for ref in split.train}) == 30
 
@@ -96,14 +94,10 @@ def test_one_seed_one_split(protocol: str) -> None:
     assert {drawn.count(str(sample.path)) > 8 for sample in given.test if sample.is_anomalous} == {True}
 
 
-@pytest.mark.parametrize(
-    ("train", "anomalous"), [(209, 63), (100, 21), (1000, 8), (7, 3), (40, 1), (3000, 2)]
-)
+@pytest.mark.parametrize(("train", "anomalous"), [(209, 63), (100, 21), (1000, 8), (7, 3), (40, 1), (3000, 2)])
 def test_the_largest_ratio_is_told_and_works(train: int, anomalous: int) -> None:
     given = dataset(train, 1, anomalous)
-    with pytest.raises(
-        InputError, match=f"of the {anomalous} anomalous test images and leaves none"
-    ) as caught:
+    with pytest.raises(InputError, match=f"of the {anomalous} anomalous test images and leaves none") as caught:
         contaminate(given, protocol="no-overlap", noise_ratio=anomalous / train, seed=0)
     (largest,) = re.findall(r"largest possible ratio is (\S+)", str(caught.value))
     split = contaminate(given, protocol="no-overlap", noise_ratio=float(largest), seed=0)

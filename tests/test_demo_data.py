@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from softpatch.data.demo import KINDS, Defect, photograph, write_demo_dataset
+from softpatch.data.demo import write_demo_dataset
+from softpatch.data.flange import KINDS, Defect, photograph
 from softpatch.errors import InputError
 
 SMALL = {"train_good": 8, "train_anomalous": 2, "test_good": 2, "test_anomalous": 8, "size": 128}

@@ -40,9 +40,7 @@ def test_halving_averages_pixels() -> None:
     resized = Framing(32, 32).apply(ramp)
     assert resized.shape == (3, 32, 32)
     assert_close(resized[0, 5, 1:31], (torch.arange(1, 31) * 2 + 0.5) / 64)
-    assert resized[0, 5, 0].item() == pytest.approx(
-        (0 * 3 + 1 * 3 + 2 * 1) / 7 / 64
-    )  # the edge is not repeated
+    assert resized[0, 5, 0].item() == pytest.approx((0 * 3 + 1 * 3 + 2 * 1) / 7 / 64)  # the edge is not repeated
 
 
 def test_antialiasing_keeps_a_thin_scratch() -> None:
@@ -107,9 +105,7 @@ def test_maps_come_back_where_they_were() -> None:
     inside = ~wide.isnan()
     assert inside[8:120, 32:480].all()
     assert inside.sum() == 112 * 448
-    assert_close(
-        wide[8:120, 32:480], F.interpolate(anomaly_map[None, None], (112, 448), mode="bilinear")[0, 0]
-    )
+    assert_close(wide[8:120, 32:480], F.interpolate(anomaly_map[None, None], (112, 448), mode="bilinear")[0, 0])
 
 
 @settings(deadline=None)

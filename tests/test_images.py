@@ -82,8 +82,7 @@ def png(width: int, height: int, *, bits: int = 8, colour: int = 2, data: bytes 
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        for name, body in chunks
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
     )
 
 
@@ -102,15 +101,11 @@ PLANES = RGB.transpose(2, 0, 1).copy()
             unit(RGB),
             id="16-bit RGB planes",
         ),
-        pytest.param(
-            PLANES, {"photometric": "rgb", "planarconfig": "separate"}, unit(RGB), id="8-bit RGB planes"
-        ),
+        pytest.param(PLANES, {"photometric": "rgb", "planarconfig": "separate"}, unit(RGB), id="8-bit RGB planes"),
         pytest.param((RGB / 255).astype(np.float32), {"photometric": "rgb"}, unit(RGB), id="float RGB"),
         pytest.param(DEEP.astype(np.uint32), {"photometric": "rgb"}, unit(RGB), id="32-bit RGB"),
         pytest.param(GREY / 255, {}, unit(GREY), id="double grey"),
-        pytest.param(
-            (GREY / 255).astype(np.float32), {"compression": "zlib"}, unit(GREY), id="float, packed"
-        ),
+        pytest.param((GREY / 255).astype(np.float32), {"compression": "zlib"}, unit(GREY), id="float, packed"),
         pytest.param(GREY * np.uint16(257), {"photometric": "miniswhite"}, unit(255 - GREY), id="0 is white"),
         pytest.param(GREY, {"photometric": "miniswhite"}, unit(255 - GREY), id="8-bit, 0 is white"),
         pytest.param(GREY * np.uint16(257), {"byteorder": ">"}, unit(GREY), id="big-endian"),
@@ -282,9 +277,7 @@ def test_cut_tiffs(tmp_path: Path, keep: float, compression: str | None) -> None
         read_image(path)
 
 
-def test_absurd_tiffs_are_refused_before_they_are_decoded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_absurd_tiffs_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, DEEP, photometric="rgb", tile=(16, 16))
     with tifffile.TiffFile(path, mode="r+b") as file:

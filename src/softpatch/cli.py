@@ -4,7 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -13,6 +13,8 @@ from softpatch.errors import SoftPatchError
 
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+_INTERRUPTED = 130
 
 app = typer.Typer(
     add_completion=False,
@@ -78,12 +80,14 @@ def fit(
         workers=workers,
         offline=offline,
     )
-    training = _training_images(images, layout, category)
+    training, layout_note = _training_images(images, layout, category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
         detector.fit(training, on_skip=None if strict else skipped.append, progress=progress)
     detector.save(output)
     list_skipped(skipped)
+    if layout_note:
+        say(layout_note)
     fitted = detector.detector
     if crop < resize:
         share = 1 - (crop / resize) ** 2
@@ -198,8 +202,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SoftPatchError as error:
         _fail(str(error))
     except (KeyboardInterrupt, typer.Abort):
-        print("softpatch: interrupted", file=sys.stderr)
-        sys.exit(130)
+        _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; say no more
         sys.exit(1)
@@ -214,26 +217,32 @@ def main(arguments: list[str] | None = None) -> None:
             file=sys.stderr,
         )
         sys.exit(1)
+    if status == _INTERRUPTED:  # typer turns Ctrl-C into this
+        _interrupted()
     sys.exit(status or 0)
 
 
-def _fail(message: str) -> None:
+def _interrupted() -> NoReturn:
+    print("softpatch: interrupted", file=sys.stderr)
+    sys.exit(_INTERRUPTED)
+
+
+def _fail(message: str) -> NoReturn:
     print(f"softpatch: error: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
 
 
-def _training_images(paths: list[Path], layout: str, category: str | None) -> Any:
-    """The paths themselves, or the training split where a single folder is laid out as a dataset."""
+def _training_images(paths: list[Path], layout: str, category: str | None) -> tuple[Any, str]:
+    """The paths themselves, or the training split where a single folder is laid out as a dataset, and a note on it."""
     from softpatch.data.layouts import open_dataset, recognise_layout
-    from softpatch.terminal import say
 
     if len(paths) > 1 or not paths[0].is_dir():
-        return paths
+        return paths, ""
     if layout == "folder" or (layout == "auto" and recognise_layout(paths[0]) == "folder"):
-        return paths
+        return paths, ""
     dataset = open_dataset(paths[0], layout=layout, category=category)
-    say(f"{paths[0]} is a dataset in the {dataset.layout} layout: fitting on its {len(dataset.train)} training images.")
-    return [sample.ref for sample in dataset.train]
+    note = f"Note: {paths[0]} is a dataset in the {dataset.layout} layout; only its training images were used."
+    return [sample.ref for sample in dataset.train], note
 
 
 def _readable(value: Any) -> str:

@@ -20,9 +20,8 @@ from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.bank import MemoryBank, build_bank
-from softpatch.memory.discriminators import NoiseSettings, noise_scores
 from softpatch.memory.projection import random_projection
-from softpatch.memory.selection import clip_above_quantile, fuse, kept_patches
+from softpatch.memory.selection import kept_patches, noise_and_weights
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.scoring.anomaly_map import anomaly_maps
@@ -62,7 +61,7 @@ class PatchDetector:
     def fit(cls, embeddings: Tensor, settings: Settings, *, progress: Progress = silent) -> "PatchDetector":
         """Learn from the patch embeddings (N, P, D) float32 of N contaminated training images."""
         projected = embeddings @ random_projection(embeddings.shape[2], settings.projected_dim, settings.seed)
-        noise, weights = _noise_and_weights(projected, settings, progress)
+        noise, weights = noise_and_weights(projected, settings, progress=progress)
 
         def bank(discard_fraction: float) -> MemoryBank:
             kept = kept_patches(noise, discard_fraction)
@@ -122,6 +121,8 @@ class Detector:
         An unreadable image goes to `on_skip`, or raises `ImageError` without it. Raises `InputError` where fewer
         images can be used than the discriminators need.
         """
+        _need_images(len(refs), settings)
+        framing = Framing(settings.resize, settings.crop)
         device = reading.torch_device()
         backbone = load_backbone(
             settings.backbone,
@@ -132,8 +133,7 @@ class Detector:
             offline=reading.offline,
             seed=settings.seed,
         )
-        _need_images(len(refs), settings)
-        embeddings, grid = _embed_all(refs, backbone, settings, reading, on_skip, progress)
+        embeddings, grid = _embed_all(refs, framing, backbone, settings, reading, on_skip, progress)
         _need_images(len(embeddings), settings)
         patches = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
         image_scores, map_peaks = _left_out_scores(patches, embeddings, grid, settings, progress)
@@ -185,27 +185,6 @@ class Detector:
             progress("predict", done, len(refs))
 
 
-def _noise_and_weights(projected: Tensor, settings: Settings, progress: Progress) -> tuple[Tensor, Tensor]:
-    """Noise scores that decide which patches are kept, and soft weights: (N, P) each."""
-    count, positions, _ = projected.shape
-    scores = {name: projected.new_empty(count, positions) for name in settings.noise_names}
-    if scores:
-        told = NoiseSettings(settings.lof_neighbors, settings.gaussian_epsilon)
-        for group, found in noise_scores(projected, settings.noise_names, told):
-            for name, values in found.items():
-                scores[name][:, group] = values
-            progress("noise scores", group.stop, positions)
-    nothing = projected.new_zeros(count, positions)
-    chosen = [scores[name] for name in settings.discriminators]
-    noise = fuse(chosen, per_position=settings.rank_scope == "position") if chosen else nothing
-    if settings.weight_rule == "none":
-        return noise, nothing + 1
-    weights = scores[settings.weight_discriminator]
-    if settings.weight_rule == "clipped":
-        weights = clip_above_quantile(weights, settings.weight_clip_quantile)
-    return noise, weights
-
-
 def _need_images(count: int, settings: Settings) -> None:
     # an image is compared with others; LOF wants K of them
     needed = settings.lof_neighbors + 1 if "lof" in settings.noise_names else 3
@@ -217,6 +196,7 @@ def _need_images(count: int, settings: Settings) -> None:
 
 def _embed_all(
     refs: Sequence[ImageRef],
+    framing: Framing,
     backbone: Backbone,
     settings: Settings,
     reading: Reading,
@@ -224,7 +204,6 @@ def _embed_all(
     progress: Progress,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Patch embeddings of all images, on the CPU: (N, P, D) float32, and the grid (H, W)."""
-    framing = Framing(settings.resize, settings.crop)
     embeddings, grid, done = torch.empty(0), (0, 0), 0
     for batch, _, images in read_in_batches(
         refs, framing.apply, batch_size=reading.batch_size, workers=reading.workers, on_skip=on_skip

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def _create(name: str, image_size: int, seed: int) -> Any:
             torch.manual_seed(seed)
             model = timm.create_model(name, pretrained=False, num_classes=0, **size)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
+        near = get_close_matches(name, timm.list_models(), n=5)
         hint = f", such as {', '.join(near)}" if near else ""
         raise InputError(f"backbone {name!r} is not a timm model that can be built ({error}){hint}") from error
     if not hasattr(model, "prune_intermediate_layers"):

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from softpatch.errors import InputError
+
 
 def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
     """Describe each grid position by the features around it, from every layer: float32 (B, P, D).
@@ -15,8 +17,11 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
     resized to the finest grid among them (H W, so P = H·W), then given an equal share of `embedding_dim`: a wider
     layer is pooled down to its share; a narrower one keeps its C channels, scaled by √(share / C), which leaves
     all distances as PatchCore's repetition of channels would have them, in fewer numbers. D <= embedding_dim.
+    Raises `InputError` where `embedding_dim` leaves a layer no channel.
     """
     share = embedding_dim // len(feature_maps)
+    if share < 1:
+        raise InputError(f"embedding_dim {embedding_dim} is less than the number of layers, {len(feature_maps)}")
     finest = max((tuple(maps.shape[2:]) for maps in feature_maps), key=lambda grid: grid[0] * grid[1])
     layers = []
     for maps in feature_maps:

@@ -14,6 +14,7 @@ from softpatch.progress import Progress, silent
 _HEAD = 16  # leading principal coordinates that decide most comparisons
 _REPORT_EVERY = 1024
 _SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
+_ROUNDING = 1e-8  # of the largest squared norm: far more than the rounding of a squared distance of coordinates
 _FLOATS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised
 
 
@@ -22,6 +23,8 @@ def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -
 
     The first pick is the point nearest to the mean, so that no outlier enters by chance; every other is the point
     farthest from the picks before it, the lowest index where distances tie.
+
+    Points that coincide are picked once, so there may be fewer picks than `count`.
 
     Exact. The first √(M/8) picks are made by looking at every point. They then serve as centres of clusters, and a
     later pick passes over a whole cluster, or a point in it, where the triangle inequality says that it cannot come
@@ -42,8 +45,9 @@ def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -
 
     order = np.argsort(centre_of, kind="stable")  # points of a cluster side by side
     starts = np.searchsorted(centre_of[order], np.arange(centres + 1))
-    head = centred @ _principal_axes(centred)[:, :_HEAD]
-    rest = (squared_norms - head.square().sum(dim=1)).clamp_min_(0).sqrt_()
+    principal = centred @ _principal_axes(centred)
+    del centred
+    head, rest = principal[:, :_HEAD], torch.linalg.vector_norm(principal[:, _HEAD:], dim=1)
     clusters = (
         points.numpy()[order],
         head.numpy()[order],
@@ -53,13 +57,15 @@ def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -
         points.numpy()[picks[:centres]],
         np.sqrt(squared[order]),
         squared[order],
+        np.float32(_ROUNDING * float(squared_norms.max())),
     )
     place = int(np.flatnonzero(order == pick)[0])
     for done in range(centres, count, _REPORT_EVERY):
         progress("coreset", done, count)
         place = _pick_in_clusters(*clusters, place, picks[done : done + _REPORT_EVERY])
     progress("coreset", count, count)
-    return torch.from_numpy(picks)
+    _, first = np.unique(picks, return_index=True)  # the lowest index comes again once nothing is left to cover
+    return torch.from_numpy(picks[np.sort(first)])
 
 
 def _principal_axes(centred: Tensor) -> Tensor:
@@ -96,7 +102,7 @@ def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: igno
 
 @numba.njit(cache=True, nogil=True)
 def _pick_in_clusters(  # type: ignore[no-untyped-def]
-    points, head, rest, order, starts, centres, to_centre, squared, place, picks
+    points, head, rest, order, starts, centres, to_centre, squared, rounding, place, picks
 ):
     """Fill `picks` with points' first numbers, beginning at `place`; lower `squared`; return the next place."""
     clusters = len(centres)
@@ -118,7 +124,7 @@ def _pick_in_clusters(  # type: ignore[no-untyped-def]
                     triangle = max(np.float32(0), abs(away - to_centre[i]) - _SLACK * away)
                     if triangle * triangle < squared[i]:
                         bound = (rest[i] - pick_rest) ** 2 + _squared_distance(head[i], pick_head)
-                        if bound * (1 - _SLACK) < squared[i]:
+                        if bound * (1 - _SLACK) - rounding < squared[i]:
                             squared[i] = min(squared[i], _squared_distance(points[i], pick))
                     reach[c] = max(reach[c], np.sqrt(squared[i]) + to_centre[i])
                     if squared[i] > squared[farthest[c]]:

@@ -5,6 +5,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from softpatch.config import Settings
+from softpatch.memory.discriminators import NoiseSettings, noise_scores
+from softpatch.progress import Progress, silent
+
+
+def noise_and_weights(projected: Tensor, settings: Settings, *, progress: Progress = silent) -> tuple[Tensor, Tensor]:
+    """Score the noise of all patches: the fused scores that decide which are kept, and the soft weights, (N, P) each.
+
+    `projected` are embeddings (N, P, d). Without discriminators the noise is 0 everywhere, without a weight rule the
+    weights are 1.
+    """
+    count, positions, _ = projected.shape
+    scores = {name: projected.new_empty(count, positions) for name in settings.noise_names}
+    if scores:
+        told = NoiseSettings(settings.lof_neighbors, settings.gaussian_epsilon)
+        for group, found in noise_scores(projected, settings.noise_names, told):
+            for name, values in found.items():
+                scores[name][:, group] = values
+            progress("noise scores", group.stop, positions)
+    nothing = projected.new_zeros(count, positions)
+    chosen = [scores[name] for name in settings.discriminators]
+    noise = fuse(chosen, per_position=settings.rank_scope == "position") if chosen else nothing
+    if settings.weight_rule == "none":
+        return noise, nothing + 1
+    weights = scores[settings.weight_discriminator]
+    if settings.weight_rule == "clipped":
+        weights = clip_above_quantile(weights, settings.weight_clip_quantile)
+    return noise, weights
+
 
 def ranks(scores: Tensor) -> Tensor:
     """Replace scores by their rank divided by their count along the last dimension, equation (7): (..., n), in (0, 1].

@@ -79,7 +79,7 @@ def aupro(
     truth = np.concatenate([mask.ravel() for mask in masks])
     scores = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
     false_positives, overlap, _ = roc_curve(truth, scores, sample_weight=weights, drop_intermediate=True)
-    inside = false_positives < max_false_positive_rate
+    inside = false_positives <= max_false_positive_rate
     at_limit = np.interp(max_false_positive_rate, false_positives, overlap)
     x = np.append(false_positives[inside], max_false_positive_rate)
     y = np.append(overlap[inside], at_limit)

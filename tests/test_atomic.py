@@ -1,0 +1,130 @@
+"""Files are written whole or not at all, whatever stops the writing."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from softpatch.atomic import replacing
+from softpatch.errors import InputError
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """An older file, alone in its folder."""
+    path = tmp_path / "model.bin"
+    path.write_bytes(b"older")
+    return path
+
+
+def test_a_file_is_replaced(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"newer")
+        assert path.read_bytes() == b"older"
+        assert (temporary.parent, temporary.suffix) == (path.parent, ".bin")
+    assert path.read_bytes() == b"newer"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "table.csv"
+    with replacing(path) as temporary:
+        temporary.write_text("x")
+    assert path.read_text() == "x"
+
+
+@pytest.mark.parametrize("stop", [ValueError("bad"), KeyboardInterrupt(), SystemExit(3), InputError("bad")])
+def test_the_older_file_stays_when_writing_stops(path: Path, stop: BaseException) -> None:
+    with pytest.raises(type(stop)) as caught, replacing(path) as temporary:  # noqa: PT012
+        temporary.write_bytes(b"half")
+        raise stop
+    assert caught.value is stop
+    assert path.read_bytes() == b"older"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_input_error(path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write .*model\.bin: No space left on device"), replacing(path):
+        raise OSError(28, "No space left on device")
+    assert path.read_bytes() == b"older"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_temporary_file_that_is_gone_is_an_input_error(path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write"), replacing(path) as temporary:
+        temporary.unlink()
+    assert path.read_bytes() == b"older"
+
+
+def test_a_folder_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "taken" / "inside").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"cannot write .*taken"), replacing(tmp_path / "taken") as temporary:
+        temporary.write_bytes(b"newer")
+    assert list(tmp_path.iterdir()) == [tmp_path / "taken"]
+
+
+def test_a_folder_that_cannot_be_made(path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write .*report\.html: .*; choose a folder you may write to"):  # noqa: SIM117
+        with replacing(path / "report.html"):
+            pytest.fail("nothing can be written below a file")
+
+
+@pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(path: Path) -> None:
+    path.parent.chmod(0o500)
+    try:
+        with pytest.raises(InputError, match=r"cannot write .*: Permission denied; choose"), replacing(path):
+            pytest.fail("nothing can be written here")
+    finally:
+        path.parent.chmod(0o700)
+
+
+def test_permission_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(InputError, match=r"cannot write .*: Permission denied; choose"), replacing(path):
+        pytest.fail("nothing can be written here")
+
+
+@pytest.fixture
+def umask() -> Iterator[None]:
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_permissions_are_those_of_an_ordinary_file(path: Path) -> None:
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"newer")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.umask(0o027) == 0o027
+
+
+def test_a_killed_process_leaves_the_older_file_whole(path: Path) -> None:
+    script = """
+import sys, time
+from pathlib import Path
+from softpatch.atomic import replacing
+
+with replacing(Path(sys.argv[1])) as temporary:
+    temporary.write_bytes(b"half")
+    print("written", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "written\n"
+        process.kill()
+    assert process.returncode != 0
+    assert path.read_bytes() == b"older"
+    with replacing(path) as temporary:  # what was left behind is in nobody's way
+        temporary.write_bytes(b"newer")
+    assert path.read_bytes() == b"newer"

@@ -1,0 +1,180 @@
+"""The commands as a user runs them: outputs, exit codes, one line for an error."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from softpatch import cli
+
+TINY = ["--backbone", "resnet18", "--weights", "random", "--resize", "64", "--crop", "64", "--device", "cpu"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as leaving:
+        cli.main([str(argument) for argument in arguments])
+    out, err = capsys.readouterr()
+    return int(leaving.value.code or 0), out, err
+
+
+@pytest.fixture
+def model(capsys: pytest.CaptureFixture[str], plate_folder: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    code, out, _ = run(capsys, "fit", plate_folder, "-o", path, *TINY)
+    assert code == 0
+    assert "learned from 13 images" in out
+    return path
+
+
+def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    code, out, err = run(capsys, "predict", model, plate_folder / "test", "-o", results, "--maps", "--overlays")
+    assert (code, err) == (0, "")
+    assert "8 images" in out
+    with (results / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    lines = [json.loads(line) for line in (results / "predictions.jsonl").read_text().splitlines()]
+    assert [row["path"] for row in rows] == [line["path"] for line in lines] == sorted(row["path"] for row in rows)
+    assert list(lines[0]) == ["path", "image_score", "threshold", "is_anomalous", "peak_x", "peak_y"]
+    for row, line in zip(rows, lines, strict=True):
+        assert (row["is_anomalous"] == "true") == line["is_anomalous"] == (line["image_score"] > line["threshold"])
+        assert 0 <= line["peak_x"] < 64
+    assert all(line["is_anomalous"] for line in lines if "blot" in line["path"])
+    anomaly_map = tifffile.imread(results / "maps/blot/100.png.tiff")
+    assert (anomaly_map.shape, anomaly_map.dtype) == ((64, 64), np.float32)
+    with Image.open(results / "overlays/good/050.png.png") as overlay:
+        assert (overlay.size, overlay.mode) == ((64, 64), "RGB")
+
+
+def test_threshold_can_be_overridden(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r", "--threshold", "1e9")
+    lines = [json.loads(line) for line in (tmp_path / "r/predictions.jsonl").read_text().splitlines()]
+    assert not any(line["is_anomalous"] for line in lines)
+    assert {line["threshold"] for line in lines} == {1e9}
+
+
+def test_evaluate_prints_and_writes_the_metrics(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    code, out, _ = run(capsys, "evaluate", model, plate_folder, "--json", tmp_path / "metrics.json")
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert code == 0
+    for name in ("image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"):
+        assert 0 < record[name] <= 1
+        assert name in out
+    assert (record["nominal_images"], record["anomalous_images"], record["skipped_images"]) == (4, 4, 0)
+    assert record["image_auroc"] == 1
+    assert record["pixel_auroc"] > 0.9
+
+
+def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    (plate_folder / "test/good/empty.png").write_bytes(b"")
+    code, out, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r")
+    assert code == 0
+    assert "8 images" in out
+    assert "1 image left out" in err
+    assert "empty.png: the file is empty" in err
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "strict", "--strict")
+    assert code == 2
+    assert "empty.png" in err
+    assert not list((tmp_path / "strict").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "nowhere"], "nowhere does not exist"),
+        (["fit", "{folder}", "--preset", "softpatch++"], "'softpatch++' is unknown"),
+        (["fit", "{folder}", "--backbone", "resnet17"], "'resnet17' is not a timm model"),
+        (["fit", "{folder}", "--layers", "layer9"], "no layer 'layer9'"),
+        (["fit", "{folder}", "--weights", "missing.safetensors"], "missing.safetensors does not exist"),
+        (["fit", "{folder}", "--crop", "500"], "crop 500"),
+        (["fit", "{folder}", "--resize", "big"], "--resize"),
+        (["fit", "{folder}", "--coreset-ratio", "7"], "coreset_ratio is 7"),
+        (["fit", "{folder}", "--false-alarm-rate", "0"], "false_alarm_rate is 0"),
+        (["fit", "{folder}", "--device", "tpu"], "'tpu' is unknown"),
+        (["fit", "{folder}", "--layout", "cifar"], "cifar"),
+        (["fit", "{folder}/test/blot"], "4 usable training images are too few"),
+        (["predict", "missing.safetensors", "{folder}", "-o", "{folder}/r"], "missing.safetensors does not exist"),
+        (["predict", "{folder}/test/good/050.png", "{folder}", "-o", "{folder}/r"], "not a model file"),
+        (["evaluate", "missing.safetensors", "{folder}"], "missing.safetensors does not exist"),
+        (["fly"], "fly"),
+        (["predict"], "model"),
+    ],
+)
+def test_errors_are_one_line(capsys, plate_folder: Path, arguments: list[str], message: str) -> None:
+    filled = [argument.format(folder=plate_folder) for argument in arguments]
+    if filled[0] == "fit" and not {"--backbone", "--weights"} & set(filled):
+        filled += ["--backbone", "resnet18", "--weights", "random"]
+    code, out, err = run(capsys, *filled)
+    assert code == 2
+    assert out == ""
+    assert err.startswith("softpatch: error: ")
+    assert err.count("\n") == 1
+    assert message in err
+
+
+def test_no_weights_and_no_network_names_both_ways_out(capsys, plate_folder: Path, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    code, _, err = run(capsys, "fit", plate_folder, "--backbone", "resnet18", "--offline")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "connect" in err
+    assert "--weights FILE" in err
+
+
+def test_every_command_and_option_has_help() -> None:
+    import typer
+
+    group = typer.main.get_command(cli.app)
+    for name, command in group.commands.items():
+        assert command.help, name
+        for parameter in command.params:
+            assert parameter.help, f"{name} {parameter.name}"
+
+
+def test_version_and_help(capsys) -> None:
+    assert run(capsys, "--version")[:2] == (0, "softpatch 0.1.0\n")
+    code, out, _ = run(capsys, "fit", "--help")
+    assert code == 0
+    assert "--coreset-ratio" in out
+
+
+def test_help_does_not_import_torch() -> None:
+    check = "import sys; from softpatch import cli; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+def test_unexpected_errors_show_no_traceback(capsys, plate_folder: Path, monkeypatch) -> None:
+    def fail(*_args: object, **_kwargs: object) -> None:
+        raise RuntimeError("something\nodd")
+
+    monkeypatch.setattr("softpatch.estimator.SoftPatch.fit", fail)
+    code, _, err = run(capsys, "fit", plate_folder, *TINY)
+    assert code == 1
+    assert err.startswith("softpatch: unexpected RuntimeError: something odd")
+    assert "Traceback" not in err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_ctrl_c_leaves_nothing_half_written(model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    many = [plate_folder / "test"] * 400
+    command = [sys.executable, "-m", "softpatch.cli", "predict", model, *many, "-o", results, "--batch-size", "1"]
+    with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
+        for _ in range(600):
+            if results.exists() and any(results.iterdir()):
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "softpatch: interrupted\n"
+    assert list(results.iterdir()) == []

@@ -1,0 +1,116 @@
+"""The estimator takes images in every form and keeps its promises."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import softpatch
+from conftest import SIZE, tiny_softpatch
+from softpatch.errors import ImageError, InputError
+from softpatch.estimator import SoftPatch
+
+
+def test_public_names() -> None:
+    for name in softpatch.__all__:
+        assert getattr(softpatch, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        softpatch.nothing  # noqa: B018
+
+
+@pytest.fixture
+def forms(good_images: np.ndarray, tmp_path: Path) -> dict[str, object]:
+    paths = [tmp_path / f"{number:02d}.png" for number in range(len(good_images))]
+    for path, image in zip(paths, good_images, strict=True):
+        Image.fromarray(image).save(path)
+    return {
+        "folder": tmp_path,
+        "folder as text": str(tmp_path),
+        "paths": paths,
+        "PIL images": [Image.fromarray(image) for image in good_images],
+        "uint8 array": good_images,
+        "list of arrays": list(good_images),
+        "float tensor": torch.from_numpy(good_images).permute(0, 3, 1, 2).float() / 255,
+    }
+
+
+def test_every_form_of_images_gives_the_same_answers(fitted: SoftPatch, forms: dict[str, object]) -> None:
+    expected = [answer.image_score for answer in fitted.predict(forms["folder"])]
+    for form, images in forms.items():
+        answers = fitted.predict(images)
+        assert [answer.image_score for answer in answers] == pytest.approx(expected, rel=1e-5), form
+        assert (answers[0].width, answers[0].height) == (SIZE, SIZE)
+    thresholds = [tiny_softpatch(preset="patchcore").fit(images).threshold for images in forms.values()]
+    assert thresholds == pytest.approx([thresholds[0]] * len(thresholds), rel=1e-5)
+
+
+def test_not_fitted_is_said(good_images: np.ndarray, tmp_path: Path) -> None:
+    for call in (
+        lambda: tiny_softpatch().predict(good_images),
+        lambda: tiny_softpatch().save(tmp_path / "model"),
+        lambda: tiny_softpatch().threshold,
+    ):
+        with pytest.raises(InputError, match="not fitted"):
+            call()
+
+
+def test_settings_are_explicit_and_checked() -> None:
+    assert SoftPatch(preset="patchcore", coreset_ratio=0.02).settings.coreset_ratio == 0.02
+    with pytest.raises(TypeError, match="coreset_rat"):
+        SoftPatch(coreset_rat=0.02)
+    with pytest.raises(InputError, match="'bestpatch' is unknown"):
+        SoftPatch(preset="bestpatch")
+
+
+def test_keywords_are_the_settings() -> None:
+    """A setting that is added to Settings must be added to the estimator."""
+    import inspect
+    from dataclasses import fields
+
+    keywords = set(inspect.signature(SoftPatch.__init__).parameters) - {"self"}
+    assert keywords - {field.name for field in fields(softpatch.Settings)} == {
+        "preset",
+        "device",
+        "batch_size",
+        "workers",
+        "offline",
+    }
+    assert {field.name for field in fields(softpatch.Settings)} <= keywords
+
+
+def test_mixed_sizes_and_original_coordinates(fitted: SoftPatch, defective_images: np.ndarray) -> None:
+    wide = Image.fromarray(defective_images[0]).resize((640, 192))
+    small, large = fitted.predict([Image.fromarray(defective_images[0]), wide])
+    assert (large.width, large.height) == (640, 192)
+    assert large.map_at_original_size().shape == (192, 640)
+    assert large.peak_x / 640 == pytest.approx(small.peak_x / SIZE, abs=0.15)
+    assert large.peak_y / 192 == pytest.approx(small.peak_y / SIZE, abs=0.15)
+
+
+def test_unreadable_images(fitted: SoftPatch, forms: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "03.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"03\.png"):
+        fitted.predict(forms["folder"])
+    skipped: list[softpatch.data.images.SkippedImage] = []
+    answers = fitted.predict(forms["folder"], on_skip=skipped.append)
+    assert len(answers) == 11
+    assert [Path(image.name).name for image in skipped] == ["03.png"]
+
+
+def test_progress_is_told_stage_by_stage(good_images: np.ndarray) -> None:
+    told: list[tuple[str, int, int]] = []
+    tiny_softpatch().fit(good_images, progress=lambda *report: told.append(report))
+    stages = list(dict.fromkeys(stage for stage, _, _ in told))
+    assert stages == ["patch embeddings", "noise scores", "coreset", "calibration"]
+    for stage in stages:
+        last = [report for report in told if report[0] == stage][-1]
+        assert last[1] == last[2]
+
+
+def test_random_state_is_left_alone(good_images: np.ndarray) -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    tiny_softpatch().fit(good_images).predict(good_images[:1])
+    assert torch.equal(torch.get_rng_state(), before)

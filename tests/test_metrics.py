@@ -1,0 +1,147 @@
+"""Metrics: AUPRO against plain loops, F1 by hand, and None where the truth does not allow an answer."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.ndimage import label
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from softpatch.scoring.metrics import Metrics, aupro, evaluate_scores, f1_max
+
+Masks = list[NDArray[np.bool_]]
+Maps = list[NDArray[np.float32]]
+
+
+def mask(*rows: str) -> NDArray[np.bool_]:
+    return np.array([[pixel == "#" for pixel in row] for row in rows])
+
+
+def as_map(*rows: list[float]) -> NDArray[np.float32]:
+    return np.array(rows, dtype=np.float32)
+
+
+def plain_aupro(masks: Masks, maps: Maps, limit: float) -> float:
+    """Threshold by threshold and region by region, then trapezoids up to the limit."""
+    regions = []
+    for truth, scores in zip(masks, maps, strict=True):
+        numbered, count = label(truth, structure=np.ones((3, 3)))
+        regions += [scores[numbered == number] for number in range(1, count + 1)]
+    nominal = np.concatenate([scores[~truth] for truth, scores in zip(masks, maps, strict=True)])
+    curve = [(0.0, 0.0)]
+    for threshold in sorted({float(score) for scores in maps for score in scores.flat}, reverse=True):
+        overlap = float(np.mean([(region >= threshold).mean() for region in regions]))
+        curve.append((float((nominal >= threshold).mean()), overlap))
+    area = 0.0
+    for (x0, y0), (x1, y1) in pairwise(curve):
+        if x0 >= limit:
+            break
+        if x1 > limit:
+            x1, y1 = limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)
+        area += (x1 - x0) * (y0 + y1) / 2
+    return area / limit
+
+
+@settings(max_examples=80, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 9999), levels=st.sampled_from([2, 5, 20, 10_000]), images=st.integers(1, 3))
+def test_aupro_is_that_of_plain_loops(seed: int, levels: int, images: int) -> None:
+    random = np.random.default_rng(seed)
+    masks = [random.random((8, 10)) < 0.2 for _ in range(images)]
+    masks[0][0, :2] = [True, False]  # both kinds are there
+    maps = [(random.integers(0, levels, (8, 10)) + levels // 3 * truth).astype(np.float32) for truth in masks]
+    for limit in (0.3, 0.05, 1.0):
+        assert aupro(masks, maps, limit) == pytest.approx(plain_aupro(masks, maps, limit), abs=1e-9)
+
+
+def test_aupro_of_a_perfect_map_is_1() -> None:
+    truth = mask("##...", "....#", "#...#")
+    assert aupro([truth], [truth.astype(np.float32)]) == pytest.approx(1)
+
+
+def test_aupro_of_a_constant_map_is_that_of_chance() -> None:
+    # one step from (0, 0) to (1, 1): the area up to 0.3 is 0.3² / 2, divided by 0.3
+    assert aupro([mask("##..", "....")], [np.zeros((2, 4), np.float32)]) == pytest.approx(0.15)
+
+
+def test_aupro_weighs_regions_the_same_whatever_their_size() -> None:
+    truth = mask("####.", "....#", "#....")  # a region of 5 pixels, corners touch, and one of 1
+    large_alone = as_map([9, 9, 9, 9, 1], [1, 1, 1, 1, 9], [0, 1, 1, 1, 1])
+    small_alone = as_map([0, 0, 0, 0, 1], [1, 1, 1, 1, 0], [9, 1, 1, 1, 1])
+    # half the overlap before the first false positive, then all nominal pixels at once, and nothing more inside
+    assert aupro([truth], [large_alone]) == pytest.approx(0.5)
+    assert aupro([truth], [small_alone]) == pytest.approx(0.5)
+
+
+def test_aupro_counts_nothing_found_at_the_limit_itself() -> None:
+    # 3 of 10 nominal pixels come before the defect: the curve runs along 0 up to 0.3 and rises there
+    truth = mask("##....", "......")
+    scores = as_map([0.5, 0.5, 0.9, 0.8, 0.7, 0.1], [0.1] * 6)
+    assert aupro([truth], [scores]) == 0
+
+
+def test_aupro_takes_images_of_different_sizes_and_without_defects() -> None:
+    masks = [mask("#..", "..."), mask("....."), mask("##", "..")]
+    maps = [as_map([5, 1, 2], [0, 3, 0]), as_map([4, 0, 0, 1, 2]), as_map([3, 9], [1, 0])]
+    assert aupro(masks, maps) == pytest.approx(plain_aupro(masks, maps, 0.3))
+
+
+def test_f1_max_by_hand() -> None:
+    labels = np.array([False, True, False, True, True])
+    scores = np.array([0.1, 0.4, 0.6, 0.8, 0.9], dtype=np.float32)
+    # thresholds from above: 1/1 and 1/3, 2/2 and 2/3: F1 4/5, 2/3 and 2/3, 3/4 and 3/3: F1 6/7
+    assert f1_max(labels, scores) == pytest.approx(6 / 7)
+
+
+def test_f1_max_of_ties_and_of_the_wrong_order() -> None:
+    labels = np.array([True, True, False, False])
+    assert f1_max(labels, np.zeros(4, np.float32)) == pytest.approx(2 / 3)
+    assert f1_max(labels, np.array([0, 1, 2, 3], np.float32)) == pytest.approx(2 / 3)
+    assert f1_max(labels, np.array([3, 2, 1, 0], np.float32)) == 1
+
+
+LABELS = np.array([False, True, True])
+SCORES = np.array([0.2, 0.1, 0.7], dtype=np.float32)
+MASKS = [mask("...", "..."), mask("#..", "..."), mask("..#", "..#")]
+MAPS = [as_map([0, 1, 0], [2, 0, 1]), as_map([7, 0, 3], [0, 1, 0]), as_map([0, 1, 9], [6, 0, 2])]
+
+
+def test_every_metric_is_the_one_named() -> None:
+    metrics = evaluate_scores(LABELS, SCORES, MASKS, MAPS)
+    truth, scores = np.concatenate([m.ravel() for m in MASKS]), np.concatenate([m.ravel() for m in MAPS])
+    assert metrics == Metrics(
+        image_auroc=0.5,
+        image_ap=pytest.approx(average_precision_score(LABELS, SCORES)),
+        image_f1_max=pytest.approx(0.8),
+        pixel_auroc=pytest.approx(roc_auc_score(truth, scores)),
+        pixel_ap=pytest.approx(average_precision_score(truth, scores)),
+        aupro=pytest.approx(plain_aupro(MASKS, MAPS, 0.3)),
+    )
+    assert list(metrics.as_dict()) == ["image_auroc", "image_ap", "image_f1_max", "pixel_auroc", "pixel_ap", "aupro"]
+
+
+@pytest.mark.parametrize("label_of_all", [False, True])
+def test_image_metrics_need_both_kinds_of_image(label_of_all: bool) -> None:
+    metrics = evaluate_scores(np.full(3, label_of_all), SCORES, MASKS, MAPS)
+    assert (metrics.image_auroc, metrics.image_ap, metrics.image_f1_max) == (None, None, None)
+    assert metrics.aupro is not None
+
+
+@pytest.mark.parametrize(
+    ("masks", "maps"),
+    [
+        (None, None),
+        (None, MAPS),
+        (MASKS, None),
+        ([], []),
+        ([np.zeros((2, 3), bool)] * 3, MAPS),
+        ([np.ones((2, 3), bool)] * 3, MAPS),
+    ],
+    ids=["neither", "no masks", "no maps", "none known", "no anomalous pixel", "no nominal pixel"],
+)
+def test_pixel_metrics_need_both_kinds_of_pixel(masks: Masks | None, maps: Maps | None) -> None:
+    metrics = evaluate_scores(LABELS, SCORES, masks, maps)
+    assert (metrics.pixel_auroc, metrics.pixel_ap, metrics.aupro) == (None, None, None)
+    assert metrics.image_auroc == 0.5

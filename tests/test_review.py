@@ -1,0 +1,91 @@
+"""Overlays, maps, evaluation and the demo's picture."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from PIL import Image
+
+from softpatch.data.images import ImageRef
+from softpatch.data.layouts import open_dataset
+from softpatch.errors import InputError
+from softpatch.estimator import SoftPatch
+from softpatch.review.demo import draw_comparison
+from softpatch.review.evaluation import evaluate
+from softpatch.review.outputs import write_outputs
+from softpatch.review.pictures import heat_colours, overlay, save_map
+
+
+def test_overlay_tints_by_one_scale_and_outlines_what_exceeds_the_threshold() -> None:
+    image = torch.full((3, 20, 20), 0.5)
+    heat = torch.full((20, 20), 0.4)
+    heat[5:15, 5:15] = 1.5
+    heat[0, 0] = torch.nan
+    pixels = overlay(image, heat, map_threshold=1.0)
+    assert (pixels.shape, pixels.dtype) == ((20, 20, 3), np.uint8)
+    assert (pixels[0, 0] == 128).all()  # NaN
+    assert (pixels[18, 18] == 128).all()  # under half the threshold
+    assert (pixels[5, 5:15] == 255).all()  # the outline
+    assert pixels[10, 10, 0] > pixels[10, 10, 2] + 40  # tinted warm
+    same = overlay(image, heat * 10, map_threshold=10.0)
+    assert (same == pixels).all()
+
+
+def test_heat_colours_run_from_yellow_to_red() -> None:
+    colours = heat_colours(np.array([0.0, 1.0]))
+    assert colours[0, 1] > 0.8
+    assert colours[1, 1] < 0.1
+    assert colours[1, 0] > 0.8
+
+
+def test_map_file_is_the_map_at_original_size(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
+    answer = fitted.predict([Image.fromarray(defective_images[0]).resize((130, 90))])[0]
+    save_map(answer, tmp_path / "map.tiff")
+    pixels = tifffile.imread(tmp_path / "map.tiff")
+    assert (pixels.shape, pixels.dtype) == ((90, 130), np.float32)
+    assert np.array_equal(pixels, answer.map_at_original_size().numpy())
+
+
+def test_outputs_keep_the_folders_of_the_images(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
+    refs = [sample.ref for sample in open_dataset(plate_folder).test]
+    judged, anomalous = write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
+    assert (judged, anomalous >= 4) == (8, True)
+    assert len(list((tmp_path / "out/maps/blot").glob("*.png.tiff"))) == 4
+    assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 8
+
+
+def test_evaluation_counts_and_rounds_nothing(fitted: SoftPatch, plate_folder: Path) -> None:
+    result = evaluate(fitted.detector, open_dataset(plate_folder).test)
+    record = result.as_dict()
+    assert json.loads(json.dumps(record)) == record
+    assert record["image_auroc"] == 1
+    assert record["missed"] == 0
+    assert record["images_with_mask"] == 8
+    assert 0.9 < record["pixel_auroc"] <= 1
+
+
+def test_images_without_masks_count_for_the_image_metrics_only(fitted: SoftPatch, plate_folder: Path) -> None:
+    for mask in (plate_folder / "ground_truth/blot").iterdir():
+        mask.unlink()
+    record = evaluate(fitted.detector, open_dataset(plate_folder).test).as_dict()
+    assert record["image_auroc"] == 1
+    assert record["pixel_auroc"] is None
+    assert record["images_with_mask"] == 4
+
+
+def test_nothing_to_evaluate_on(fitted: SoftPatch) -> None:
+    with pytest.raises(InputError, match="no test images"):
+        evaluate(fitted.detector, [])
+
+
+def test_comparison_picture(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
+    samples = open_dataset(plate_folder).test
+    answers = fitted.predict([ImageRef(sample.ref.name, sample.ref.read) for sample in samples])
+    result = evaluate(fitted.detector, samples)
+    draw_comparison(samples, {"softpatch+": answers}, {"softpatch+": result}, tmp_path / "picture.png")
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.size[0] > 400
+        assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100

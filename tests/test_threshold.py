@@ -1,0 +1,43 @@
+import math
+
+import pytest
+import torch
+
+from softpatch.scoring.threshold import decision_threshold
+
+
+def lognormal(count: int, mean: float = 1.0, deviation: float = 0.1, seed: int = 0) -> torch.Tensor:
+    return (mean + deviation * torch.randn(count, generator=torch.Generator().manual_seed(seed))).exp()
+
+
+def test_worked_by_hand() -> None:
+    # logs 0 1 2 3 4: median 2, absolute deviations 2 1 0 1 2 with median 1
+    scores = torch.tensor([0.0, 1, 2, 3, 4]).exp()
+    assert decision_threshold(scores, 0.5) == pytest.approx(math.exp(2))
+    assert decision_threshold(scores, 0.1586553) == pytest.approx(math.exp(2 + 1.4826), rel=1e-4)
+
+
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+def test_the_rate_asked_for_is_kept(rate: float) -> None:
+    threshold = decision_threshold(lognormal(2000), rate)
+    alarms = (lognormal(20000, seed=1) > threshold).float().mean()
+    assert rate / 1.6 < alarms < rate * 1.6
+
+
+@pytest.mark.parametrize("contamination", [0.05, 0.2, 0.28])
+def test_anomalous_images_among_them_do_not_hide_themselves(contamination: float) -> None:
+    nominal, anomalous = lognormal(1000), lognormal(int(1000 * contamination), mean=2.0)
+    threshold = decision_threshold(torch.cat([nominal, anomalous]), 0.01)
+    assert (lognormal(5000, seed=2) > threshold).float().mean() < 0.015
+    assert (anomalous > threshold).float().mean() > 0.9
+
+
+def test_scale_and_order_do_not_matter() -> None:
+    scores = lognormal(101)
+    assert decision_threshold(scores * 7, 0.01) == pytest.approx(7 * decision_threshold(scores, 0.01), rel=1e-5)
+    assert decision_threshold(scores.flip(0), 0.01) == decision_threshold(scores, 0.01)
+
+
+def test_equal_and_zero_scores_are_no_trouble() -> None:
+    assert decision_threshold(torch.ones(5), 0.01) == pytest.approx(1)
+    assert math.isfinite(decision_threshold(torch.zeros(5), 0.01))
