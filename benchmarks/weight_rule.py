@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.config import Settings, preset_settings
+from softpatch.config import RANK_SCOPES, Settings, preset_settings
 from softpatch.data.contamination import contaminate
 from softpatch.data.framing import Framing
 from softpatch.data.images import read_in_batches
@@ -75,7 +75,13 @@ def weighted_scores(
 
 
 def run(
-    dataset: Dataset, backbone: Backbone, ratios: list[float], seeds: list[int], coreset: float, rows: Path
+    dataset: Dataset,
+    backbone: Backbone,
+    ratios: list[float],
+    seeds: list[int],
+    coreset: float,
+    rank_scope: str,
+    rows: Path,
 ) -> None:
     done = {key(row) for row in read(rows)}
     base = preset_settings("softpatch+", {"coreset_ratio": coreset})
@@ -86,7 +92,10 @@ def run(
     test = embed([sample.ref for sample in dataset.test], backbone, base)
     for ratio in ratios:
         for seed in seeds:
-            missing = [m for m in RULES if (dataset.category, coreset, ratio, seed, m, RULES[m][0]) not in done]
+            scopes = {method: scope_of(method, rank_scope) for method in RULES}
+            missing = [
+                m for m in RULES if (dataset.category, coreset, ratio, seed, m, scopes[m], RULES[m][0]) not in done
+            ]
             if not missing:
                 continue
             protocol = "overlap" if ratio else "clean"
@@ -94,7 +103,7 @@ def run(
             injected = split.train[len(dataset.train) :]
             training = torch.cat([clean, embed(injected, backbone, base)]) if injected else clean
             for method in missing:
-                settings = preset_settings(method, {"coreset_ratio": coreset, "seed": seed})
+                settings = preset_settings(method, {"coreset_ratio": coreset, "seed": seed, "rank_scope": rank_scope})
                 for rule, scores in weighted_scores(training, test, method, settings).items():
                     row = {
                         "dataset": dataset.category,
@@ -102,6 +111,7 @@ def run(
                         "noise_ratio": ratio,
                         "seed": seed,
                         "method": method,
+                        "rank_scope": scopes[method],
                         "weight_rule": rule,
                         **measure(*scores, truth, masks),
                     }
@@ -110,12 +120,19 @@ def run(
                         file.write(json.dumps(row) + "\n")
 
 
+def scope_of(method: str, rank_scope: str) -> str:
+    """Where ranks decide: only a fusion of discriminators depends on it."""
+    return rank_scope if method == "softpatch+" else "any"
+
+
 def read(rows: Path) -> list[dict]:
     return [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
 
 
 def key(row: dict) -> tuple:
-    return tuple(row[name] for name in ("dataset", "coreset_ratio", "noise_ratio", "seed", "method", "weight_rule"))
+    return tuple(
+        row[name] for name in ("dataset", "coreset_ratio", "noise_ratio", "seed", "method", "rank_scope", "weight_rule")
+    )
 
 
 def table(rows: list[dict]) -> str:
@@ -125,18 +142,17 @@ def table(rows: list[dict]) -> str:
         mine = [row for row in rows if (row["dataset"], row["coreset_ratio"]) == (dataset, coreset)]
         ratios = sorted({row["noise_ratio"] for row in mine})
         lines += ["", f"**{dataset}**, coreset {coreset:.0%}", ""]
-        lines += ["| method | weights | " + " | ".join(f"{ratio:.0%} noise" for ratio in ratios) + " |"]
-        lines += ["|---|---|" + "---|" * len(ratios)]
-        for method, rules in RULES.items():
-            for rule in rules:
-                cells = []
-                for ratio in ratios:
-                    wanted = (ratio, method, rule)
-                    chosen = [r for r in mine if (r["noise_ratio"], r["method"], r["weight_rule"]) == wanted]
-                    cells.append(
-                        " / ".join(spread([r[name] for r in chosen]) for name in ("image_auroc", "pixel_auroc"))
-                    )
-                lines.append(f"| {method} | {rule} | " + " | ".join(cells) + " |")
+        lines += ["| method | ranks | weights | " + " | ".join(f"{ratio:.0%} noise" for ratio in ratios) + " |"]
+        lines += ["|---|---|---|" + "---|" * len(ratios)]
+        for variant in sorted({(row["method"], row["rank_scope"], row["weight_rule"]) for row in mine}):
+            cells = []
+            for ratio in ratios:
+                wanted = (ratio, *variant)
+                chosen = [
+                    r for r in mine if (r["noise_ratio"], r["method"], r["rank_scope"], r["weight_rule"]) == wanted
+                ]
+                cells.append(" / ".join(spread([r[name] for r in chosen]) for name in ("image_auroc", "pixel_auroc")))
+            lines.append("| " + " | ".join((*variant, *cells)) + " |")
     return "\n".join(lines)
 
 
@@ -155,6 +171,7 @@ def main() -> None:
     parser.add_argument("--noise", nargs="*", type=float, default=[0.0, 0.1, 0.2, 0.4])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--coreset-ratio", type=float, default=0.1)
+    parser.add_argument("--rank-scope", default="position", choices=RANK_SCOPES)
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.datasets:
@@ -166,6 +183,7 @@ def main() -> None:
             arguments.noise,
             arguments.seeds,
             arguments.coreset_ratio,
+            arguments.rank_scope,
             arguments.output,
         )
     if arguments.table:

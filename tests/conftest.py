@@ -11,6 +11,8 @@ from softpatch.estimator import SoftPatch
 
 SIZE = 64
 
+torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
+
 
 def plate(seed: int, *, defective: bool = False) -> np.ndarray:
     """A uint8 RGB image (64, 64, 3); a defective one has a bright blot, 10 px wide, somewhere."""

@@ -94,7 +94,7 @@ def test_a_value_out_of_range_is_refused_by_name_and_value(name: str, value: flo
     ("name", "value", "choices"),
     [
         ("weight_rule", "soft", "clipped, literal, none"),
-        ("rank_scope", "images", "image set, position"),
+        ("rank_scope", "images", "position, image set"),
     ],
 )
 def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str, choices: str) -> None:

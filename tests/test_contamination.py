@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from softpatch.data.contamination import Augmentation, contaminate, draw_augmentation
+from softpatch.data.contamination import NOISE_DEVIATION, Augmentation, contaminate, draw_augmentation
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.errors import InputError
 
@@ -218,7 +218,7 @@ def test_a_shift_comes_after_the_turn() -> None:
 def test_noise_has_its_deviation_and_its_seed() -> None:
     grey = torch.full((3, 100, 100), 0.5)
     noisy = Augmentation(0, 0, 0, noise_seed=1).apply(grey)
-    assert noisy.std().item() == pytest.approx(0.02, rel=0.03)
+    assert noisy.std().item() == pytest.approx(NOISE_DEVIATION, rel=0.03)
     assert noisy.mean().item() == pytest.approx(0.5, abs=0.001)
     assert torch.equal(noisy, Augmentation(0, 0, 0, noise_seed=1).apply(grey))
     assert not torch.equal(noisy, Augmentation(0, 0, 0, noise_seed=2).apply(grey))

@@ -91,6 +91,12 @@ def test_mvtec(tmp_path: Path) -> None:
     ]
 
 
+def test_unsorted_training_images_have_no_label(tmp_path: Path) -> None:
+    write_all(tmp_path, "train/unsorted/0.png", "test/good/1.png", "test/crack/2.png")
+    (sample,) = open_dataset(tmp_path).train
+    assert (sample.kind, sample.is_anomalous) == ("unlabelled", False)
+
+
 def test_visa_rearranged_as_mvtec(tmp_path: Path) -> None:
     write_all(tmp_path, "train/good/0.JPG", "train/0.JPG", "train/bad/1.JPG")
     write_all(tmp_path, "test/good/2.JPG", "test/bad/3.JPG", "ground_truth/bad/3.png")

@@ -37,15 +37,19 @@ def test_ranks_are_those_of_scipy(rows: list[list[int]]) -> None:
 def test_fuse_among_all_patches() -> None:
     first = torch.tensor([[1.0, 2.0], [3.0, 40.0]])  # ranks 1 2 / 3 4
     second = torch.tensor([[7.0, 7.0], [5.0, 6.0]])  # ranks 3.5 3.5 / 1 2
-    expected = torch.tensor([[2.25, 2.75], [2.0, 3.0]]) / 4
+    expected = torch.tensor([[2.25, 2.75], [2.0, 3.0]], dtype=torch.float64) / 4
     assert_close(fuse([first, second], per_position=False), expected)
 
 
 def test_fuse_within_each_position() -> None:
     first = torch.tensor([[1.0, 50.0], [3.0, 40.0], [2.0, 60.0]])  # columns are positions: ranks 1 3 2 and 2 1 3
     second = torch.tensor([[9.0, 0.0], [8.0, 0.0], [7.0, 0.0]])  # ranks 3 2 1 and 2 2 2
-    expected = torch.tensor([[2.0, 2.0], [2.5, 1.5], [1.5, 2.5]]) / 3
-    assert_close(fuse([first, second], per_position=True), expected)
+    expected = torch.tensor([[2.0, 2.0], [2.5, 1.5], [1.5, 2.5]], dtype=torch.float64) / 3
+    fused = fuse([first, second], per_position=True)
+    assert_close(fused, expected, atol=1 / 24, rtol=0)  # half of what lies between two neighbouring values
+    assert fused[0, 0] != fused[0, 1]  # equal ranks at their positions, told apart by those among all
+    unequal = expected.flatten()[:, None] < expected.flatten()
+    assert (fused.flatten()[:, None] < fused.flatten())[unequal].all()
 
 
 @pytest.mark.parametrize("per_position", [False, True])

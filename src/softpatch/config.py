@@ -6,7 +6,7 @@ from typing import Any
 from softpatch.errors import InputError
 
 WEIGHT_RULES = ("clipped", "literal", "none")
-RANK_SCOPES = ("image set", "position")
+RANK_SCOPES = ("position", "image set")
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Settings:
     Noise (section 3.2 and 3.3 of the paper):
         discriminators: one, or several whose ranks are averaged; none means that nothing is discarded.
         lof_neighbors: LOF-K. gaussian_epsilon: ε of equation (2). projected_dim: size of the random projection
-        in which noise scores and the coreset are computed. rank_scope: whether ranks are taken among all
-        patches ("image set") or among those of each grid position ("position").
+        in which noise scores and the coreset are computed. rank_scope: whether ranks are taken among the patches
+        of each grid position ("position") or among those of all ("image set").
     Memory bank:
         discard_fraction: share of the patches with the highest noise scores that is dropped (the paper's τ).
         segmentation_discard_fraction: the same for a second bank that draws the anomaly map; None for one bank.
@@ -44,7 +44,7 @@ class Settings:
     lof_neighbors: int = 6
     gaussian_epsilon: float = 0.01
     projected_dim: int = 128
-    rank_scope: str = "image set"
+    rank_scope: str = "position"
     discard_fraction: float = 0.15
     segmentation_discard_fraction: float | None = 0.50
     weight_rule: str = "clipped"
@@ -65,7 +65,7 @@ class Settings:
         _within("coreset_ratio", self.coreset_ratio, 1e-5, 1)
         _within("false_alarm_rate", self.false_alarm_rate, 1e-4, 0.5)
         _within("smoothing_sigma", self.smoothing_sigma, 0, 100)
-        _within("gaussian_epsilon", self.gaussian_epsilon, 1e-12, 1e6)
+        _within("gaussian_epsilon", self.gaussian_epsilon, 1e-6, 1e6)
         for name in ("embedding_dim", "lof_neighbors", "projected_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")

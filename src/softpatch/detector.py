@@ -20,6 +20,7 @@ from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.bank import MemoryBank, build_bank
+from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.projection import random_projection
 from softpatch.memory.selection import kept_patches, noise_and_weights
 from softpatch.progress import Progress, silent
@@ -121,6 +122,7 @@ class Detector:
         An unreadable image goes to `on_skip`, or raises `ImageError` without it. Raises `InputError` where fewer
         images can be used than the discriminators need.
         """
+        check_discriminators(settings.noise_names)
         _need_images(len(refs), settings)
         framing = Framing(settings.resize, settings.crop)
         device = reading.torch_device()

@@ -24,6 +24,7 @@ LAYOUTS: tuple[str, ...] = ("folder", "mvtec", "visa", "btad")
 _FOLDERS = {"visa": ("Data/Images",), "btad": ("train/ok", "test"), "mvtec": ("train", "test")}
 """The folders that tell a category of a layout, the most particular layout first."""
 _GOOD_KINDS = ("good", "ok")
+_UNSORTED = "unsorted"  # a folder of images without labels
 _COLUMNS = ("object", "split", "label", "image", "mask")
 
 
@@ -160,6 +161,8 @@ def _open_kinds(folder: Path, layout: str) -> Dataset:
 
 def _sample_by_kind(path: Path, relative: Path) -> Sample:
     kind = relative.parts[0] if len(relative.parts) > 1 and relative.parts[0] not in _GOOD_KINDS else "good"
+    if kind == _UNSORTED:
+        return Sample(path, False, None, "unlabelled")
     return Sample(path, kind != "good", None, kind)
 
 

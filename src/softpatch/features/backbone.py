@@ -76,6 +76,11 @@ def load_backbone(
     indices = [index for index, _ in chosen]
     model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     config = model.pretrained_cfg
+    stride = min(int(info["reduction"]) for info in model.feature_info)
+    if config.get("fixed_input_size") and image_size % stride:  # a ViT may drop the last pixels unasked
+        raise InputError(
+            f"backbone {name!r} takes images of a multiple of {stride} px, not {image_size}; change --crop"
+        )
     if weights != RANDOM:
         path = hub_file(name, config.get("hf_hub_id"), offline=offline) if weights == PRETRAINED else Path(weights)
         _load(model, read_weights(path), path)

@@ -76,6 +76,13 @@ DISCRIMINATORS: dict[str, Callable[[Tensor, NoiseSettings], Tensor]] = {
 }
 
 
+def check_discriminators(names: Sequence[str]) -> None:
+    """Raise `InputError` for a name that is not in `DISCRIMINATORS`."""
+    for name in names:
+        if name not in DISCRIMINATORS:
+            raise InputError(f"discriminator {name!r} is unknown; choose from {', '.join(DISCRIMINATORS)}")
+
+
 def noise_scores(
     embeddings: Tensor,
     names: Sequence[str],
@@ -88,9 +95,7 @@ def noise_scores(
     `embeddings` are (N, P, D). As many positions are taken at once as keep one group's N x N distances within
     `group_bytes`. Raises `InputError` for an unknown name or fewer than 2 images.
     """
-    for name in names:
-        if name not in DISCRIMINATORS:
-            raise InputError(f"discriminator {name!r} is unknown; choose from {', '.join(DISCRIMINATORS)}")
+    check_discriminators(names)
     count, positions, _ = embeddings.shape
     if count < 2:
         raise InputError(f"noise scores compare images with each other and need at least 2, not {count}")

@@ -26,7 +26,10 @@ def noise_and_weights(projected: Tensor, settings: Settings, *, progress: Progre
             progress("noise scores", group.stop, positions)
     nothing = projected.new_zeros(count, positions)
     chosen = [scores[name] for name in settings.discriminators]
-    noise = fuse(chosen, per_position=settings.rank_scope == "position") if chosen else nothing
+    if len(chosen) > 1:
+        noise = fuse(chosen, per_position=settings.rank_scope == "position")
+    else:
+        noise = chosen[0] if chosen else nothing  # one score needs no ranks to be comparable
     if settings.weight_rule == "none":
         return noise, nothing + 1
     weights = scores[settings.weight_discriminator]
@@ -48,13 +51,17 @@ def ranks(scores: Tensor) -> Tensor:
 
 
 def fuse(scores: Sequence[Tensor], *, per_position: bool) -> Tensor:
-    """Average the ranks of several discriminators' noise scores (N, P), equation (8): (N, P), in (0, 1].
+    """Average the ranks of several discriminators' noise scores (N, P), equation (8): float64 (N, P), in (0, 1].
 
-    Ranks are taken among the N patches of each position, or among all N·P patches.
+    Ranks are taken among all N·P patches, or among the N of each position. The latter take few values; where they are
+    equal the former decide, so that no order of images or positions does.
     """
-    if per_position:
-        return torch.stack([ranks(score.T).T for score in scores]).mean(dim=0)
-    return torch.stack([ranks(score.flatten()).view_as(score) for score in scores]).mean(dim=0)
+    overall = torch.stack([ranks(score.flatten()).view_as(score) for score in scores]).double().mean(dim=0)
+    if not per_position:
+        return overall
+    by_position = torch.stack([ranks(score.T).T for score in scores]).double().mean(dim=0)
+    step = 1 / (2 * len(scores) * scores[0].shape[0])  # between neighbouring values of by_position
+    return by_position * (1 - step / 2) + overall * step / 2
 
 
 def kept_patches(noise: Tensor, discard_fraction: float) -> Tensor:

@@ -16,7 +16,8 @@ def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float) -> floa
     are trimmed without being known (Hampel's identifier). The more of them there are, the higher, not the lower, the
     threshold comes out.
     """
-    logs = left_out_scores.double().clamp_min(_SMALLEST).log()
+    finite = left_out_scores[left_out_scores.isfinite()]  # the only giver of a bank has nothing to be scored against
+    logs = finite.double().clamp_min(_SMALLEST).log()
     median = logs.median()
     deviation = 1.4826 * (logs - median).abs().median()
     quantile = NormalDist().inv_cdf(1 - false_alarm_rate)
