@@ -27,7 +27,7 @@ def test_overlay_tints_by_one_scale_and_outlines_what_exceeds_the_threshold() ->
     pixels = overlay(image, heat, map_threshold=1.0)
     assert (pixels.shape, pixels.dtype) == ((20, 20, 3), np.uint8)
     assert (pixels[0, 0] == 128).all()  # NaN
-    assert (pixels[18, 18] == 128).all()  # under half the threshold
+    assert (pixels[18, 18] == 128).all()  # far under the threshold
     assert (pixels[5, 5:15] == 255).all()  # the outline
     assert pixels[10, 10, 0] > pixels[10, 10, 2] + 40  # tinted warm
     same = overlay(image, heat * 10, map_threshold=10.0)

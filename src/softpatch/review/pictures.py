@@ -14,6 +14,7 @@ from softpatch.results import Prediction
 
 _OUTLINE = np.array([1.0, 1.0, 1.0])
 _OPACITY = 0.75
+_FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thresholds
 
 
 def save_map(prediction: Prediction, path: Path) -> None:
@@ -33,12 +34,12 @@ def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
 def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float) -> NDArray[np.uint8]:
     """Lay a heat map over an image (3, H, W) in [0, 1]: uint8 (H, W, 3).
 
-    The scale is the same for every image of a detector: nothing is tinted at half the map threshold and below, the
-    strongest colour is at twice the threshold; a white line runs around what exceeds the threshold. `anomaly_map`
-    (H, W) may hold NaN, which stays untinted.
+    The scale is the same for every image of a detector: colours begin at 0.7 times the map threshold and are strongest
+    at 1.7 times; a white line runs around what exceeds the threshold. `anomaly_map` (H, W) may hold NaN, which stays
+    untinted.
     """
     heat = anomaly_map.nan_to_num(0).numpy() / map_threshold
-    strength = np.clip((heat - 0.5) / 1.5, 0, 1)
+    strength = np.clip((heat - _FAINTEST) / (_STRONGEST - _FAINTEST), 0, 1)
     opacity = _OPACITY * np.sqrt(strength)[..., None]
     tinted: NDArray[np.floating] = image.permute(1, 2, 0).numpy() * (1 - opacity) + heat_colours(strength) * opacity
     above = heat > 1
