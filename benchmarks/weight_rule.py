@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.config import RANK_SCOPES, Settings, preset_settings
+from softpatch.config import Settings, preset_settings
 from softpatch.data.contamination import contaminate
 from softpatch.data.framing import Framing
 from softpatch.data.images import read_in_batches
@@ -26,11 +26,20 @@ from softpatch.features.backbone import Backbone, load_backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.neighbours import nearest_neighbours
 from softpatch.memory.projection import random_projection
-from softpatch.memory.selection import noise_and_weights
+from softpatch.memory.selection import judge_patches
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.metrics import evaluate_scores
 
+METHODS = {
+    "patchcore": ("patchcore", {}),
+    "softpatch": ("softpatch", {}),
+    "softpatch+": ("softpatch+", {}),
+    "softpatch+, fixed share": ("softpatch+", {"discard_rule": "fixed"}),
+    "softpatch+, fixed share, ranks of image set": ("softpatch+", {"discard_rule": "fixed", "rank_scope": "image set"}),
+}
+"""Each method as a preset and what differs from it."""
 RULES = {"patchcore": ("none",), "softpatch": ("clipped",), "softpatch+": ("clipped", "literal", "none")}
+"""The weight rules measured for each preset."""
 
 
 def embed(refs, backbone: Backbone, settings: Settings) -> Tensor:
@@ -49,16 +58,15 @@ def measure(scores: Tensor, map_scores: Tensor, truth: np.ndarray, masks: list[n
 
 
 def weighted_scores(
-    training: Tensor, test: Tensor, method: str, settings: Settings
+    training: Tensor, test: Tensor, rules: tuple[str, ...], settings: Settings
 ) -> dict[str, tuple[Tensor, Tensor]]:
     """Patch scores of both banks under every weight rule of a method: the banks and the search serve all rules."""
-    rules = RULES[method]
     with_raw_weights = replace(settings, weight_rule="none" if rules == ("none",) else "literal")
     detector = PatchDetector.fit(training, with_raw_weights)
     limit = torch.inf
     if "clipped" in rules:
         projected = training @ random_projection(training.shape[2], settings.projected_dim, settings.seed)
-        limit = float(noise_and_weights(projected, replace(settings, weight_rule="clipped"))[1].max())
+        limit = float(judge_patches(projected, replace(settings, weight_rule="clipped")).weights.max())
     banks = [detector.classification]
     if detector.segmentation is not detector.classification:
         banks.append(detector.segmentation)
@@ -80,7 +88,7 @@ def run(
     ratios: list[float],
     seeds: list[int],
     coreset: float,
-    rank_scope: str,
+    methods: list[str],
     rows: Path,
 ) -> None:
     done = {key(row) for row in read(rows)}
@@ -92,10 +100,7 @@ def run(
     test = embed([sample.ref for sample in dataset.test], backbone, base)
     for ratio in ratios:
         for seed in seeds:
-            scopes = {method: scope_of(method, rank_scope) for method in RULES}
-            missing = [
-                m for m in RULES if (dataset.category, coreset, ratio, seed, m, scopes[m], RULES[m][0]) not in done
-            ]
+            missing = [m for m in methods if (dataset.category, coreset, ratio, seed, m) not in done]
             if not missing:
                 continue
             protocol = "overlap" if ratio else "clean"
@@ -103,15 +108,15 @@ def run(
             injected = split.train[len(dataset.train) :]
             training = torch.cat([clean, embed(injected, backbone, base)]) if injected else clean
             for method in missing:
-                settings = preset_settings(method, {"coreset_ratio": coreset, "seed": seed, "rank_scope": rank_scope})
-                for rule, scores in weighted_scores(training, test, method, settings).items():
+                preset, different = METHODS[method]
+                settings = preset_settings(preset, {"coreset_ratio": coreset, "seed": seed, **different})
+                for rule, scores in weighted_scores(training, test, RULES[preset], settings).items():
                     row = {
                         "dataset": dataset.category,
                         "coreset_ratio": coreset,
                         "noise_ratio": ratio,
                         "seed": seed,
                         "method": method,
-                        "rank_scope": scopes[method],
                         "weight_rule": rule,
                         **measure(*scores, truth, masks),
                     }
@@ -120,19 +125,12 @@ def run(
                         file.write(json.dumps(row) + "\n")
 
 
-def scope_of(method: str, rank_scope: str) -> str:
-    """Where ranks decide: only a fusion of discriminators depends on it."""
-    return rank_scope if method == "softpatch+" else "any"
-
-
 def read(rows: Path) -> list[dict]:
     return [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
 
 
 def key(row: dict) -> tuple:
-    return tuple(
-        row[name] for name in ("dataset", "coreset_ratio", "noise_ratio", "seed", "method", "rank_scope", "weight_rule")
-    )
+    return tuple(row[name] for name in ("dataset", "coreset_ratio", "noise_ratio", "seed", "method"))
 
 
 def table(rows: list[dict]) -> str:
@@ -142,16 +140,15 @@ def table(rows: list[dict]) -> str:
         mine = [row for row in rows if (row["dataset"], row["coreset_ratio"]) == (dataset, coreset)]
         ratios = sorted({row["noise_ratio"] for row in mine})
         lines += ["", f"**{dataset}**, coreset {coreset:.0%}", ""]
-        lines += ["| method | ranks | weights | " + " | ".join(f"{ratio:.0%} noise" for ratio in ratios) + " |"]
-        lines += ["|---|---|---|" + "---|" * len(ratios)]
-        for variant in sorted({(row["method"], row["rank_scope"], row["weight_rule"]) for row in mine}):
+        lines += ["| method | weights | " + " | ".join(f"{ratio:.0%} noise" for ratio in ratios) + " |"]
+        lines += ["|---|---|" + "---|" * len(ratios)]
+        for variant in [(method, rule) for method, (preset, _) in METHODS.items() for rule in RULES[preset]]:
             cells = []
             for ratio in ratios:
-                wanted = (ratio, *variant)
-                chosen = [
-                    r for r in mine if (r["noise_ratio"], r["method"], r["rank_scope"], r["weight_rule"]) == wanted
-                ]
+                chosen = [r for r in mine if (r["noise_ratio"], r["method"], r["weight_rule"]) == (ratio, *variant)]
                 cells.append(" / ".join(spread([r[name] for r in chosen]) for name in ("image_auroc", "pixel_auroc")))
+            if set(cells) == {"- / -"}:
+                continue
             lines.append("| " + " | ".join((*variant, *cells)) + " |")
     return "\n".join(lines)
 
@@ -171,7 +168,7 @@ def main() -> None:
     parser.add_argument("--noise", nargs="*", type=float, default=[0.0, 0.1, 0.2, 0.4])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--coreset-ratio", type=float, default=0.1)
-    parser.add_argument("--rank-scope", default="position", choices=RANK_SCOPES)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS)[:3], choices=list(METHODS))
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     if arguments.datasets:
@@ -183,7 +180,7 @@ def main() -> None:
             arguments.noise,
             arguments.seeds,
             arguments.coreset_ratio,
-            arguments.rank_scope,
+            arguments.methods,
             arguments.output,
         )
     if arguments.table:

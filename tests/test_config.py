@@ -22,7 +22,7 @@ def test_the_default_is_softpatch_plus_of_the_paper() -> None:
 
 def test_softpatch_is_one_discriminator_and_one_bank() -> None:
     settings = preset_settings("softpatch", {})
-    expected = Settings(discriminators=("lof",), segmentation_discard_fraction=None)
+    expected = Settings(discriminators=("lof",), discard_rule="fixed", segmentation_discard_fraction=None)
     assert settings == expected
     assert settings.noise_names == ("lof",)
 

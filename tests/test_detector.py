@@ -57,7 +57,7 @@ def test_bank_sizes_follow_all_patches() -> None:
 
 
 def test_equal_discard_fractions_make_one_bank() -> None:
-    chosen = settings("softpatch+", discard_fraction=0.3, segmentation_discard_fraction=0.3)
+    chosen = settings("softpatch+", discard_rule="fixed", discard_fraction=0.3, segmentation_discard_fraction=0.3)
     detector = PatchDetector.fit(embeddings(), chosen)
     assert detector.segmentation is detector.classification
 

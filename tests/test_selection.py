@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from torch.testing import assert_close
 
-from softpatch.memory.selection import clip_above_quantile, fuse, kept_patches, ranks
+from softpatch.config import preset_settings
+from softpatch.memory.selection import (
+    PatchNoise,
+    clip_above_quantile,
+    discard_share,
+    fuse,
+    judge_patches,
+    kept_patches,
+    outlying_share,
+    ranks,
+)
 
 
 def test_ranks_by_hand() -> None:
@@ -114,3 +124,46 @@ def test_clip_above_quantile_leaves_its_argument() -> None:
     weights = torch.tensor([1.0, 9.0])
     clip_above_quantile(weights, 0.5)
     assert weights.tolist() == [1.0, 9.0]
+
+
+def test_outlying_share_worked_out_by_hand() -> None:
+    # logs 0 1 2 3 4 at both positions but for one 6: median 2, deviations 2 1 0 1 2 and 2 1 0 1 4, their median 1
+    logs = torch.tensor([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0], [4.0, 6.0]])
+    assert outlying_share(logs.exp()) == pytest.approx(0.1)  # 6 - 2 > 2.5 * 1.4826 = 3.7 > 4 - 2
+    assert outlying_share(torch.ones(5, 3)) == 0
+    assert outlying_share(torch.zeros(5, 3)) == 0
+
+
+def test_outlying_share_follows_the_contamination() -> None:
+    scores = (1 + 0.1 * torch.randn(200, 30, generator=torch.Generator().manual_seed(0))).abs()
+    clean = outlying_share(scores)
+    assert clean < 0.03
+    scores[:20, 5:15] *= 3  # a tenth of the images at a third of the positions
+    assert outlying_share(scores) == pytest.approx(clean + 0.1 / 3, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("rule", "outlying", "share"),
+    [("fixed", 0.01, 0.15), ("adaptive", 0.01, 0.05), ("adaptive", 0.04, 0.08), ("adaptive", 0.3, 0.15)],
+)
+def test_discard_share(rule: str, outlying: float, share: float) -> None:
+    noise = PatchNoise(torch.zeros(2, 2), torch.ones(2, 2), outlying)
+    settings = preset_settings("softpatch+", {"discard_rule": rule})
+    assert discard_share(noise, settings) == pytest.approx(share)
+
+
+def test_judging_without_discriminators_or_weights() -> None:
+    noise = judge_patches(torch.rand(5, 4, 3), preset_settings("patchcore", {}))
+    assert (noise.fused == 0).all()
+    assert (noise.weights == 1).all()
+    assert noise.outlying == 0
+
+
+def test_judging_takes_the_smallest_outlying_share() -> None:
+    patches = torch.randn(40, 6, 5, generator=torch.Generator().manual_seed(0))
+    both = judge_patches(patches, preset_settings("softpatch+", {}))
+    alone = [
+        judge_patches(patches, preset_settings("softpatch+", {"discriminators": (name,)})).outlying
+        for name in ("gaussian", "lof")
+    ]
+    assert both.outlying == min(alone) < max(alone)

@@ -6,6 +6,7 @@ from typing import Any
 from softpatch.errors import InputError
 
 WEIGHT_RULES = ("clipped", "literal", "none")
+DISCARD_RULES = ("adaptive", "fixed")
 RANK_SCOPES = ("position", "image set")
 
 
@@ -25,6 +26,8 @@ class Settings:
         of each grid position ("position") or among those of all ("image set").
     Memory bank:
         discard_fraction: share of the patches with the highest noise scores that is dropped (the paper's τ).
+        discard_rule: "fixed" always drops that share, as in the paper; "adaptive" drops twice the share of patches
+        that stand out at their position, within a third of `discard_fraction` and the whole of it.
         segmentation_discard_fraction: the same for a second bank that draws the anomaly map; None for one bank.
         weight_rule: "clipped" multiplies distances by the noise score of the bank patch, clipped at
         `weight_clip_quantile` of all noise scores; "literal" is the paper's, unclipped; "none" leaves distances.
@@ -45,6 +48,7 @@ class Settings:
     gaussian_epsilon: float = 0.01
     projected_dim: int = 128
     rank_scope: str = "position"
+    discard_rule: str = "adaptive"
     discard_fraction: float = 0.15
     segmentation_discard_fraction: float | None = 0.50
     weight_rule: str = "clipped"
@@ -57,6 +61,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
+        _one_of("discard_rule", self.discard_rule, DISCARD_RULES)
         _one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("discard_fraction", self.discard_fraction, 0, 0.95)
         if self.segmentation_discard_fraction is not None:
@@ -81,15 +86,19 @@ class Settings:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "softpatch+": {},
-    "softpatch": {"discriminators": ("lof",), "segmentation_discard_fraction": None},
+    "softpatch": {"discriminators": ("lof",), "discard_rule": "fixed", "segmentation_discard_fraction": None},
     "patchcore": {
         "discriminators": (),
+        "discard_rule": "fixed",
         "discard_fraction": 0.0,
         "segmentation_discard_fraction": None,
         "weight_rule": "none",
     },
 }
-"""What each named method changes in the default `Settings`, which are SoftPatch+ as in the paper."""
+"""What each named method changes in the default `Settings`, which are SoftPatch+.
+
+The paper's own SoftPatch+ is `discard_rule="fixed"`, `weight_rule="literal"`.
+"""
 
 
 def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:

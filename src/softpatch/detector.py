@@ -22,7 +22,7 @@ from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.bank import MemoryBank, build_bank
 from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.projection import random_projection
-from softpatch.memory.selection import kept_patches, noise_and_weights
+from softpatch.memory.selection import discard_share, judge_patches, kept_patches
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.scoring.anomaly_map import anomaly_maps
@@ -62,17 +62,18 @@ class PatchDetector:
     def fit(cls, embeddings: Tensor, settings: Settings, *, progress: Progress = silent) -> "PatchDetector":
         """Learn from the patch embeddings (N, P, D) float32 of N contaminated training images."""
         projected = embeddings @ random_projection(embeddings.shape[2], settings.projected_dim, settings.seed)
-        noise, weights = noise_and_weights(projected, settings, progress=progress)
+        noise = judge_patches(projected, settings, progress=progress)
 
         def bank(discard_fraction: float) -> MemoryBank:
-            kept = kept_patches(noise, discard_fraction)
+            kept = kept_patches(noise.fused, discard_fraction)
             ratio = settings.coreset_ratio
-            return build_bank(embeddings, projected, kept, weights, coreset_ratio=ratio, progress=progress)
+            return build_bank(embeddings, projected, kept, noise.weights, coreset_ratio=ratio, progress=progress)
 
-        classification = bank(settings.discard_fraction)
-        if settings.segmentation_discard_fraction in (None, settings.discard_fraction):
+        for_image, for_map = discard_share(noise, settings), settings.segmentation_discard_fraction
+        classification = bank(for_image)
+        if for_map is None or for_map == for_image:
             return cls(classification, classification)
-        return cls(classification, bank(settings.segmentation_discard_fraction))
+        return cls(classification, bank(for_map))
 
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Score patch embeddings (N, P, D): patch scores (N, P) for the image score, and (N, P) for the anomaly map.

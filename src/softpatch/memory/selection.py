@@ -1,6 +1,7 @@
 """Which patches to keep, and how far to trust each: rank fusion, discarding, soft weights (section 3.3)."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,12 +10,27 @@ from softpatch.config import Settings
 from softpatch.memory.discriminators import NoiseSettings, noise_scores
 from softpatch.progress import Progress, silent
 
+_SMALLEST = 1e-12  # a score of zero has no logarithm
+_STANDING_OUT = 2.5  # robust standard deviations
 
-def noise_and_weights(projected: Tensor, settings: Settings, *, progress: Progress = silent) -> tuple[Tensor, Tensor]:
-    """Score the noise of all patches: the fused scores that decide which are kept, and the soft weights, (N, P) each.
 
-    `projected` are embeddings (N, P, d). Without discriminators the noise is 0 everywhere, without a weight rule the
-    weights are 1.
+@dataclass(frozen=True, eq=False)
+class PatchNoise:
+    """What the discriminators make of all training patches.
+
+    `fused` (N, P) decides which patches are kept; `weights` (N, P) are their soft weights; `outlying` in [0, 1] is the
+    share of patches that stand out at their position (see `outlying_share`).
+    """
+
+    fused: Tensor
+    weights: Tensor
+    outlying: float
+
+
+def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress = silent) -> PatchNoise:
+    """Score the noise of all patches by the chosen discriminators; `projected` are embeddings (N, P, d).
+
+    Without discriminators the noise is 0 everywhere, without a weight rule the weights are 1.
     """
     count, positions, _ = projected.shape
     scores = {name: projected.new_empty(count, positions) for name in settings.noise_names}
@@ -24,18 +40,41 @@ def noise_and_weights(projected: Tensor, settings: Settings, *, progress: Progre
             for name, values in found.items():
                 scores[name][:, group] = values
             progress("noise scores", group.stop, positions)
-    nothing = projected.new_zeros(count, positions)
+    fused = projected.new_zeros(count, positions)
+    weights = projected.new_ones(count, positions)
     chosen = [scores[name] for name in settings.discriminators]
-    if len(chosen) > 1:
-        noise = fuse(chosen, per_position=settings.rank_scope == "position")
-    else:
-        noise = chosen[0] if chosen else nothing  # one score needs no ranks to be comparable
-    if settings.weight_rule == "none":
-        return noise, nothing + 1
-    weights = scores[settings.weight_discriminator]
+    if len(chosen) == 1:
+        fused = chosen[0]  # one score needs no ranks to be comparable
+    elif chosen:
+        fused = fuse(chosen, per_position=settings.rank_scope == "position")
+    if settings.weight_rule != "none":
+        weights = scores[settings.weight_discriminator]
     if settings.weight_rule == "clipped":
         weights = clip_above_quantile(weights, settings.weight_clip_quantile)
-    return noise, weights
+    return PatchNoise(fused, weights, min((outlying_share(score) for score in chosen), default=0.0))
+
+
+def outlying_share(scores: Tensor) -> float:
+    """The share of patches whose noise score (N, P) stands out from the N at its position, in [0, 1].
+
+    Standing out is to lie more than 2.5 robust standard deviations (1.4826 times the median absolute deviation) above
+    the median of the scores' logarithms. Clean folders have about 2 %, by natural tails; contamination adds to it.
+    """
+    logs = scores.double().clamp_min(_SMALLEST).log()
+    median = logs.median(dim=0).values
+    deviation = 1.4826 * (logs - median).abs().median(dim=0).values
+    return float((logs - median > _STANDING_OUT * deviation.clamp_min(_SMALLEST)).double().mean())
+
+
+def discard_share(noise: PatchNoise, settings: Settings) -> float:
+    """The share of patches to drop for the image score, at most `settings.discard_fraction`.
+
+    Under the "fixed" rule that share, as in the paper. Under the "adaptive" rule twice the share that stands out, but
+    at least a third of `discard_fraction`: a clean folder keeps rare patches that the fixed share would drop.
+    """
+    if settings.discard_rule == "fixed":
+        return settings.discard_fraction
+    return min(settings.discard_fraction, max(settings.discard_fraction / 3, 2 * noise.outlying))
 
 
 def ranks(scores: Tensor) -> Tensor:
