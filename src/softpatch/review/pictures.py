@@ -39,14 +39,20 @@ def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float) -> NDArray
     untinted.
     """
     heat = anomaly_map.nan_to_num(0).numpy() / map_threshold
-    strength = np.clip((heat - _FAINTEST) / (_STRONGEST - _FAINTEST), 0, 1)
-    opacity = _OPACITY * np.sqrt(strength)[..., None]
-    tinted: NDArray[np.floating] = image.permute(1, 2, 0).numpy() * (1 - opacity) + heat_colours(strength) * opacity
+    tinted = tint(image, (heat - _FAINTEST) / (_STRONGEST - _FAINTEST))
     above = heat > 1
     thickness = max(1, round(max(above.shape) / 400))
     tinted[above & ~binary_erosion(above, iterations=thickness)] = _OUTLINE
     pixels: NDArray[np.uint8] = np.rint(np.clip(tinted, 0, 1) * 255).astype(np.uint8)
     return pixels
+
+
+def tint(image: Tensor, strength: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Lay heat colours over an image (3, H, W) in [0, 1], by strength (H, W), cut to [0, 1]: (H, W, 3) in [0, 1]."""
+    strength = np.clip(strength, 0, 1)
+    opacity = _OPACITY * np.sqrt(strength)[..., None]
+    tinted: NDArray[np.floating] = image.permute(1, 2, 0).numpy() * (1 - opacity) + heat_colours(strength) * opacity
+    return tinted
 
 
 def heat_colours(strength: NDArray[np.floating]) -> NDArray[np.floating]:
