@@ -5,9 +5,9 @@ BIN := .venv/bin
 
 .PHONY: demo test lint format install clean
 
-install: .venv/installed
+install: .venv/.installed
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@
