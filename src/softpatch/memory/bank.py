@@ -54,7 +54,8 @@ def build_bank(
     """Draw the coreset from the kept patches only, and take their embeddings and soft weights into a bank.
 
     `embeddings` (N, P, D) and `projected` (N, P, d) describe all patches, `kept` holds indices into the N·P of them,
-    `weights` is (N, P). The bank has M = ⌊coreset_ratio · N·P⌋ patches, at least 1 and at most all those kept.
+    `weights` is (N, P). The bank has M = ⌊coreset_ratio · N·P⌋ patches, at least 1 and at most all
+    distinct ones of those kept.
     """
     count, positions, dim = embeddings.shape
     size = max(1, int(coreset_ratio * count * positions + 1e-9))

@@ -4,6 +4,9 @@ Section 3.1 of PatchCore: each pick is the point farthest from all picks so far 
 that of the plain loop; only distances that cannot matter are not computed.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numba
 import numpy as np
 import torch
@@ -22,9 +25,8 @@ def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -
     """Choose `count` of the points (M, D), or all where there are fewer: int64 indices in the order of picking.
 
     The first pick is the point nearest to the mean, so that no outlier enters by chance; every other is the point
-    farthest from the picks before it, the lowest index where distances tie.
-
-    Points that coincide are picked once, so there may be fewer picks than `count`.
+    farthest from the picks before it, the lowest index where distances tie. Points that coincide are picked once, so
+    there may be fewer picks than `count`.
 
     Exact. The first √(M/8) picks are made by looking at every point. They then serve as centres of clusters, and a
     later pick passes over a whole cluster, or a point in it, where the triangle inequality says that it cannot come
@@ -74,7 +76,15 @@ def _principal_axes(centred: Tensor) -> Tensor:
     return axes.flip(1)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FLOATS)
+def _compiled(function: Callable[..., Any]) -> Any:
+    """Compile at the first call; keep the result for later runs where there is a folder to keep it in."""
+    try:
+        return numba.njit(cache=True, nogil=True, fastmath=_FLOATS)(function)
+    except RuntimeError:
+        return numba.njit(nogil=True, fastmath=_FLOATS)(function)
+
+
+@_compiled
 def _squared_distance(a, b):  # type: ignore[no-untyped-def]
     total = np.float32(0)
     for j in range(len(a)):
@@ -82,7 +92,7 @@ def _squared_distance(a, b):  # type: ignore[no-untyped-def]
     return total
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: ignore[no-untyped-def]
     """Fill `picks`, beginning with `pick`; keep squared distances (M,) and nearest picks (M,); return the next pick."""
     for done in range(len(picks)):
@@ -100,15 +110,16 @@ def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: igno
     return pick
 
 
-@numba.njit(cache=True, nogil=True)
+@_compiled
 def _pick_in_clusters(  # type: ignore[no-untyped-def]
     points, head, rest, order, starts, centres, to_centre, squared, rounding, place, picks
 ):
     """Fill `picks` with points' first numbers, beginning at `place`; lower `squared`; return the next place."""
     clusters = len(centres)
-    reach = np.zeros(clusters, np.float32)  # a pick farther than this from the centre changes nothing in the cluster
+    reach = np.full(
+        clusters, np.inf, np.float32
+    )  # a pick farther than this from the centre changes nothing in the cluster
     farthest = np.zeros(clusters, np.int64)
-    reach[:] = np.inf
     for done in range(len(picks)):
         picks[done] = order[place]
         pick, pick_head, pick_rest = points[place].copy(), head[place].copy(), rest[place]
