@@ -61,3 +61,13 @@ def test_every_setting_is_documented() -> None:
     concepts = (Path(__file__).parent.parent / "docs/concepts.md").read_text()
     for field in fields(Settings):
         assert f"`{field.name}`" in concepts, field.name
+
+
+def test_examples_in_docstrings() -> None:
+    import doctest
+
+    import softpatch.estimator
+
+    result = doctest.testmod(softpatch.estimator)
+    assert result.attempted > 0
+    assert result.failed == 0
