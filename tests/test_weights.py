@@ -155,17 +155,21 @@ def test_offline_only_the_cache_is_looked_at() -> None:
     assert_names_both_ways_out(str(caught.value))
 
 
-@pytest.mark.parametrize("offline", [True, False])
-def test_offline_is_passed_on(monkeypatch: pytest.MonkeyPatch, offline: bool) -> None:
+def test_the_cache_is_asked_before_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
     def answer(*_: object, local_files_only: bool) -> str:
         asked.append(local_files_only)
+        if local_files_only:
+            raise OSError("not in the cache")
         return "weights"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", answer)
-    assert hub_file("tiny", "timm/tiny.in1k", offline=offline) == Path("weights")
-    assert asked == [offline]
+    assert hub_file("tiny", "timm/tiny.in1k", offline=False) == Path("weights")
+    assert asked == [True, False]
+    with pytest.raises(WeightsError, match="--offline forbids"):
+        hub_file("tiny", "timm/tiny.in1k", offline=True)
+    assert asked == [True, False, True]
 
 
 class ProxyError(Exception):
@@ -174,9 +178,8 @@ class ProxyError(Exception):
 
 @pytest.mark.parametrize("failure", [OSError("no route to host"), ValueError("bad"), ProxyError("403 Forbidden")])
 def test_without_a_network(monkeypatch: pytest.MonkeyPatch, failure: Exception) -> None:
-    def fail(*arguments: object, local_files_only: bool) -> str:
+    def fail(*arguments: object, local_files_only: bool) -> str:  # noqa: ARG001  the hub names it so
         assert arguments == ("timm/tiny.in1k", "model.safetensors")
-        assert not local_files_only
         raise failure
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)

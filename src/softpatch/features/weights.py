@@ -1,6 +1,7 @@
 """Find, read and identify the weights of a backbone. Nothing is unpickled, and nothing is downloaded unasked."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from softpatch.errors import WeightsError
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
+_HUB_FILE = "model.safetensors"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -41,7 +43,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def hub_file(backbone: str, hub_id: str | None, *, offline: bool) -> Path:
-    """Fetch the pretrained weights of `backbone` from the Hugging Face hub, or find them in its local cache.
+    """Find the pretrained weights of `backbone` in the Hugging Face hub's local cache, or fetch them from the hub.
 
     Offline, only the cache is looked at. Raises `WeightsError` that says both ways out where neither has them.
     """
@@ -49,14 +51,23 @@ def hub_file(backbone: str, hub_id: str | None, *, offline: bool) -> Path:
         raise WeightsError(f"no pretrained weights of backbone {backbone!r} are known; give a file with --weights FILE")
     from huggingface_hub import hf_hub_download
 
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it warns at every retry; our sentence says it once
+    missing: Exception | None = None
     try:
-        return Path(hf_hub_download(hub_id, "model.safetensors", local_files_only=offline))
-    except Exception as error:  # the hub raises many types, those of its network library among them
-        tried = "are not in the local cache (and --offline forbids the network)" if offline else "cannot be fetched"
-        raise WeightsError(
-            f"the pretrained weights of backbone {backbone!r} {tried}: connect to the internet once, "
-            "or give a file with --weights FILE (or --weights random to go without)"
-        ) from error
+        for only_local in (True,) if offline else (True, False):
+            try:
+                return Path(hf_hub_download(hub_id, _HUB_FILE, local_files_only=only_local))
+            except Exception as error:  # the hub raises many types, those of its network library among them
+                missing = error
+    finally:
+        logger.setLevel(level)
+    tried = "are not in the local cache (and --offline forbids the network)" if offline else "cannot be fetched"
+    raise WeightsError(
+        f"the pretrained weights of backbone {backbone!r} {tried}: connect to the internet once, "
+        "or give a file with --weights FILE (or --weights random to go without)"
+    ) from missing
 
 
 def weights_digest(state: dict[str, Tensor]) -> str:
