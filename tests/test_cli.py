@@ -62,6 +62,13 @@ def test_threshold_can_be_overridden(capsys, model: Path, plate_folder: Path, tm
     assert {line["threshold"] for line in lines} == {1e9}
 
 
+@pytest.mark.parametrize("threshold", ["nan", "inf", "high"])
+def test_senseless_thresholds(capsys, model: Path, plate_folder: Path, tmp_path: Path, threshold: str) -> None:
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r", "--threshold", threshold)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "threshold" in err
+
+
 def test_evaluate_prints_and_writes_the_metrics(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
     code, out, _ = run(capsys, "evaluate", model, plate_folder, "--json", tmp_path / "metrics.json")
     record = json.loads((tmp_path / "metrics.json").read_text())
@@ -101,6 +108,8 @@ def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Pat
         (["fit", "{folder}", "--false-alarm-rate", "0"], "false_alarm_rate is 0"),
         (["fit", "{folder}", "--device", "tpu"], "'tpu' is unknown"),
         (["fit", "{folder}", "--layout", "cifar"], "cifar"),
+        (["fit", "{folder}", "-o", "{folder}"], "it is a folder"),
+        (["fit", "{folder}", "-o", "{folder}/test/good/050.png/model"], "cannot write"),
         (["fit", "{folder}/test/blot"], "4 usable training images are too few"),
         (["predict", "missing.safetensors", "{folder}", "-o", "{folder}/r"], "missing.safetensors does not exist"),
         (["predict", "{folder}/test/good/050.png", "{folder}", "-o", "{folder}/r"], "not a model file"),

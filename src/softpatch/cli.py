@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -61,6 +62,7 @@ def fit(
     strict: Strict = False,
 ) -> None:
     """Learn a product from images of which some may be defective, and write a model file."""
+    from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage
     from softpatch.estimator import SoftPatch
     from softpatch.terminal import list_skipped, progress_bar, say
@@ -80,6 +82,7 @@ def fit(
         workers=workers,
         offline=offline,
     )
+    check_can_write(output)
     training, layout_note = _training_images(images, layout, category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
@@ -113,6 +116,7 @@ def predict(
     strict: Strict = False,
 ) -> None:
     """Judge images: write predictions.csv and predictions.jsonl, and maps and overlays if asked."""
+    from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage, image_refs
     from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
@@ -121,6 +125,9 @@ def predict(
     detector = SoftPatch.load(
         model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
     )
+    check_can_write(output / "predictions.csv")
+    if threshold is not None and not math.isfinite(threshold):
+        _fail(f"threshold is {threshold}; it must be a finite number")
     refs = image_refs(images)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
@@ -147,13 +154,15 @@ def evaluate(
     strict: Strict = False,
 ) -> None:
     """Measure a model on a labelled dataset: image and pixel metrics."""
-    from softpatch.atomic import replacing
+    from softpatch.atomic import check_can_write, replacing
     from softpatch.data.images import SkippedImage
     from softpatch.data.layouts import open_dataset
     from softpatch.estimator import SoftPatch
     from softpatch.review import evaluation
     from softpatch.terminal import list_skipped, progress_bar
 
+    if json_file is not None:
+        check_can_write(json_file)
     samples = open_dataset(dataset, layout=layout, category=category).test
     detector = SoftPatch.load(
         model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
