@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import tiny_softpatch
+from softpatch import model_file
 from softpatch.errors import InputError, ModelFileError, SoftPatchError
 from softpatch.estimator import SoftPatch
 
@@ -104,6 +105,37 @@ def test_newer_format(model: Path) -> None:
 def test_senseless_header(model: Path, header: str) -> None:
     save_file(load_file(model), model, metadata={"softpatch": header})
     with pytest.raises(ModelFileError):
+        SoftPatch.load(model)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"threshold": float("nan")}, "threshold is nan"),
+        ({"map_threshold": "high"}, "map_threshold is 'high'"),
+        ({"grid": [0, 8]}, "grid is 0"),
+        ({"grid": 8}, "not a sensible"),
+        ({"training_images": None}, "training_images is None"),
+        ({"settings": {}}, "not a sensible"),
+        ({"backbone": {}}, "not a sensible"),
+    ],
+)
+def test_senseless_values_under_a_right_digest(model: Path, change: dict, message: str) -> None:
+    header = {**header_of(model), **change}
+    header.pop("digest")
+    header["digest"] = model_file._digest(header, load_file(model))
+    rewrite(model, header)
+    with pytest.raises(ModelFileError, match=message):
+        SoftPatch.load(model)
+
+
+def test_tensors_that_do_not_belong_together(model: Path) -> None:
+    header, tensors = header_of(model), load_file(model)
+    tensors["classification.weights"] = tensors["classification.weights"][:-1]
+    header.pop("digest")
+    header["digest"] = model_file._digest(header, tensors)
+    save_file(tensors, model, metadata={"softpatch": json.dumps(header, sort_keys=True)})
+    with pytest.raises(ModelFileError, match="classification bank do not belong together"):
         SoftPatch.load(model)
 
 

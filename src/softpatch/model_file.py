@@ -6,6 +6,7 @@ The format is described in docs/file-formats.md. Nothing is pickled; the same de
 import hashlib
 import json
 from dataclasses import asdict, fields
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,13 @@ def load_detector(path: Path, reading: Reading, *, weights: str | None = None) -
         classification = _bank("classification", tensors)
         one_bank = "segmentation.patches" not in tensors
         segmentation = classification if one_bank else _bank("segmentation", tensors)
-        rows, columns = header["grid"]
-        rest = {key: header[key] for key in ("threshold", "map_threshold", "training_images")}
+        rows, columns = (_number(side, "grid", at_least=1) for side in header["grid"])
+        threshold = _number(header["threshold"], "threshold")
+        map_threshold = _number(header["map_threshold"], "map_threshold")
+        training_images = _number(header["training_images"], "training_images", at_least=1)
         digest, layers = header["backbone"]["digest"], tuple(header["backbone"]["layers"])
     except (KeyError, TypeError, ValueError) as error:
-        raise ModelFileError(f"{path} is not a whole softpatch model: its header lacks {error}") from error
+        raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
     device = reading.torch_device()
     try:
         backbone = load_backbone(
@@ -87,7 +90,8 @@ def load_detector(path: Path, reading: Reading, *, weights: str | None = None) -
             f"(digest {backbone.digest[:12]}); give the same ones with --weights FILE"
         )
     patches = PatchDetector(classification, segmentation).to(device)
-    return Detector(settings, reading, backbone, patches, (rows, columns), **rest)
+    grid = (int(rows), int(columns))
+    return Detector(settings, reading, backbone, patches, grid, threshold, map_threshold, int(training_images))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -147,4 +151,16 @@ def _bank_tensors(name: str, bank: MemoryBank) -> dict[str, Tensor]:
 
 
 def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
-    return MemoryBank(*(tensors[f"{name}.{key}"] for key in ("patches", "weights", "owners")))
+    bank = MemoryBank(*(tensors[f"{name}.{key}"] for key in ("patches", "weights", "owners")))
+    size = len(bank.weights)
+    if bank.patches.ndim != 2 or not len(bank.patches) == len(bank.owners) == size or not size:
+        raise ValueError(f"the tensors of its {name} bank do not belong together")
+    if not (bank.patches.isfinite().all() and bank.weights.isfinite().all()):
+        raise ValueError(f"its {name} bank holds values that are not finite numbers")
+    return bank
+
+
+def _number(value: Any, name: str, *, at_least: float = 0) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not at_least <= value < inf:
+        raise ValueError(f"{name} is {value!r}")
+    return value
