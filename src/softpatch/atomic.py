@@ -39,6 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _temporary_beside(path: Path) -> Path:
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InputError(f"cannot write {path}: it is not an ordinary file; name another")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)

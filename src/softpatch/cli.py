@@ -1,7 +1,6 @@
 """The command line: parse, call, print."""
 
 import json
-import math
 import os
 import sys
 from pathlib import Path
@@ -126,8 +125,6 @@ def predict(
         model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
     )
     check_can_write(output / "predictions.csv")
-    if threshold is not None and not math.isfinite(threshold):
-        _fail(f"threshold is {threshold}; it must be a finite number")
     refs = image_refs(images)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:

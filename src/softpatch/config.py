@@ -34,7 +34,7 @@ class Settings:
         weight_discriminator: whose noise score is the soft weight. coreset_ratio: bank size over all patches.
     Answers:
         smoothing_sigma: of the anomaly map, in pixels of the crop. false_alarm_rate: the share of nominal images
-        that the decision threshold lets through as anomalous.
+        that the decision threshold calls anomalous.
     """
 
     resize: int = 256

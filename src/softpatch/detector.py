@@ -9,6 +9,7 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -153,6 +154,8 @@ class Detector:
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
+        if threshold is not None and not isfinite(threshold):
+            raise InputError(f"threshold is {threshold}; it must be a finite number")
         framing = Framing(self.settings.resize, self.settings.crop)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid

@@ -19,7 +19,7 @@ def write_outputs(
     images share: `maps/good/000.png.tiff`, `overlays/good/000.png.png`.
     """
     by_name = {ref.name: ref for ref in refs}
-    root = os.path.commonpath([Path(name).absolute().parent for name in by_name])
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in by_name])  # noqa: PTH100, PTH120  no ".."
     judged = anomalous = 0
     with prediction_tables(folder) as write:
         for prediction in predictions:
