@@ -62,6 +62,13 @@ def test_threshold_can_be_overridden(capsys, model: Path, plate_folder: Path, tm
     assert {line["threshold"] for line in lines} == {1e9}
 
 
+def test_nothing_that_could_be_judged_is_an_error(capsys, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").write_bytes(b"")
+    code, out, err = run(capsys, "predict", model, tmp_path / "empty.png", "-o", tmp_path / "r")
+    assert (code, out) == (2, "")
+    assert "none of the images could be read" in err
+
+
 @pytest.mark.parametrize("threshold", ["nan", "inf", "high"])
 def test_senseless_thresholds(capsys, model: Path, plate_folder: Path, tmp_path: Path, threshold: str) -> None:
     code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r", "--threshold", threshold)
@@ -109,6 +116,7 @@ def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Pat
         (["fit", "{folder}", "--device", "tpu"], "'tpu' is unknown"),
         (["fit", "{folder}", "--layout", "cifar"], "cifar"),
         (["fit", "{folder}", "-o", "{folder}"], "it is a folder"),
+        (["fit", "{folder}", "-o", "{folder}/test/good/050.png"], "no .safetensors file"),
         (["fit", "{folder}", "-o", "{folder}/test/good/050.png/model"], "cannot write"),
         (["fit", "{folder}/test/blot"], "4 usable training images are too few"),
         (["predict", "missing.safetensors", "{folder}", "-o", "{folder}/r"], "missing.safetensors does not exist"),

@@ -82,6 +82,8 @@ def fit(
         offline=offline,
     )
     check_can_write(output)
+    if output.exists() and output.suffix != ".safetensors":
+        _fail(f"{output} exists and is no .safetensors file; name another model file with -o")
     training, layout_note = _training_images(images, layout, category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
@@ -133,6 +135,8 @@ def predict(
         )
         judged, anomalous = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
     list_skipped(skipped)
+    if not judged:
+        _fail("none of the images could be read; see the list above")
     print(f"{output / 'predictions.csv'}: {judged} images, {anomalous} anomalous")
 
 
