@@ -1,4 +1,4 @@
-"""Find, read and identify the weights of a backbone. Nothing is unpickled, and nothing is downloaded unasked."""
+"""Find, read and identify the weights of a backbone. Torch files are read with `weights_only=True`; `offline` never downloads."""
 
 import hashlib
 import logging

@@ -116,9 +116,8 @@ def _pick_in_clusters(  # type: ignore[no-untyped-def]
 ):
     """Fill `picks` with points' first numbers, beginning at `place`; lower `squared`; return the next place."""
     clusters = len(centres)
-    reach = np.full(
-        clusters, np.inf, np.float32
-    )  # a pick farther than this from the centre changes nothing in the cluster
+    # a pick farther than this from the centre changes nothing in the cluster
+    reach = np.full(clusters, np.inf, np.float32)
     farthest = np.zeros(clusters, np.int64)
     for done in range(len(picks)):
         picks[done] = order[place]
