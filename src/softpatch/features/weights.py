@@ -1,4 +1,6 @@
-"""Find, read and identify the weights of a backbone. Torch files are read with `weights_only=True`; `offline` never downloads."""
+"""Find, read and identify the weights of a backbone.
+
+Torch files are read with `weights_only=True`; `offline` never downloads."""
 
 import hashlib
 import logging
