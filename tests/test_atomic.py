@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from softpatch.atomic import replacing
+from softpatch.atomic import check_can_write, replacing
 from softpatch.errors import InputError
 
 
@@ -92,6 +92,35 @@ def test_permission_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         pytest.fail("nothing can be written here")
 
 
+def test_a_link_keeps_pointing_where_it_points(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    for target in (path, tmp_path / "new.bin"):
+        link = tmp_path / "elsewhere" / f"to-{target.name}"
+        link.symlink_to(target)
+        check_can_write(link)
+        with replacing(link) as temporary:
+            temporary.write_bytes(b"newer")
+        assert link.readlink() == target
+        assert target.read_bytes() == b"newer"
+
+
+def test_a_loop_of_links(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    with pytest.raises(InputError, match=r"cannot write .*a: "), replacing(tmp_path / "a") as temporary:
+        temporary.write_bytes(b"newer")
+    assert (tmp_path / "a").is_symlink()
+
+
+def test_checking_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_can_write(tmp_path / "a" / "b" / "model.bin")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(b"")
+    for senseless in (tmp_path, tmp_path / "file" / "model.bin"):
+        with pytest.raises(InputError, match="cannot write"):
+            check_can_write(senseless)
+
+
 @pytest.fixture
 def umask() -> Iterator[None]:
     before = os.umask(0o027)
@@ -111,7 +140,7 @@ def test_a_killed_process_leaves_the_older_file_whole(path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from softpatch.atomic import replacing
+from softpatch.atomic import check_can_write, replacing
 
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")

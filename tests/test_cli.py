@@ -69,6 +69,47 @@ def test_nothing_that_could_be_judged_is_an_error(capsys, model: Path, tmp_path:
     assert "none of the images could be read" in err
 
 
+def test_a_fit_lists_every_image_that_it_left_out(capsys, plate_folder: Path, tmp_path: Path) -> None:
+    for number in range(15):
+        (plate_folder / f"train/good/broken{number}.png").write_bytes(b"no image")
+    code, out, err = run(capsys, "fit", plate_folder, "-o", tmp_path / "m.safetensors", *TINY)
+    assert code == 0
+    assert "learned from 13 images" in out
+    assert err.count("broken") == 15
+    assert "13 images are few; take 50 or more" in err
+
+
+def test_predict_on_a_dataset_judges_its_test_images_only(capsys, model: Path, plate_folder: Path, tmp_path) -> None:
+    code, out, err = run(capsys, "predict", model, plate_folder, "-o", plate_folder / "results", "--overlays")
+    assert code == 0
+    assert "8 images" in out
+    assert "mvtec layout; only its test images are used" in err
+    code, out, _ = run(capsys, "predict", model, plate_folder, "-o", tmp_path / "r", "--layout", "folder")
+    assert "25 images" in out  # 13 training, 8 test, 4 masks, and no overlay of the run before
+    code, _, err = run(capsys, "predict", model, plate_folder, tmp_path, "-o", tmp_path / "r", "--layout", "mvtec")
+    assert code == 2
+    assert "not with 2 paths" in err
+
+
+def test_names_that_would_command_a_terminal_or_a_spreadsheet(capsys, model: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.png", "\x1b[31mred.png", b"\xff.png".decode(errors="surrogateescape")]
+    for name in names:
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(name)
+    Path("=2.png").write_bytes(b"")
+    Path("\x1b[32mgreen.png").write_bytes(b"")
+    code, _, err = run(capsys, "predict", model, "=1+1.png", "=2.png", *names[1:], "\x1b[32mgreen.png", "-o", "r")
+    assert code == 0
+    assert "\x1b" not in err
+    assert "[32mgreen.png" in err
+    with Path("r/predictions.csv").open(newline="", encoding="utf-8") as file:
+        paths = [row["path"] for row in csv.DictReader(file)]
+    assert paths == ["./=1+1.png", "\x1b[31mred.png", "\\udcff.png"]
+    assert Path("r/skipped.csv").read_text().splitlines()[1].startswith("./=2.png")
+    lines = [json.loads(line) for line in Path("r/predictions.jsonl").read_text().splitlines()]
+    assert [line["path"] for line in lines] == names
+
+
 @pytest.mark.parametrize("threshold", ["nan", "inf", "high"])
 def test_senseless_thresholds(capsys, model: Path, plate_folder: Path, tmp_path: Path, threshold: str) -> None:
     code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r", "--threshold", threshold)
@@ -95,6 +136,9 @@ def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Pat
     assert "8 images" in out
     assert "1 image left out" in err
     assert "empty.png: the file is empty" in err
+    with (tmp_path / "r/skipped.csv").open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [["path", "reason"], [str(plate_folder / "test/good/empty.png"), "the file is empty"]]
     code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "strict", "--strict")
     assert code == 2
     assert "empty.png" in err

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from softpatch.config import PRESETS, Settings, preset_settings
+from softpatch.config import PRESETS, Runtime, Settings, preset_settings
 from softpatch.errors import InputError
 
 
@@ -100,6 +100,40 @@ def test_a_value_out_of_range_is_refused_by_name_and_value(name: str, value: flo
 def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str, choices: str) -> None:
     with pytest.raises(InputError, match=f"^{name} '{value}' is unknown; choose from {choices}$"):
         Settings(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("layers", "layer2", "tuple"),
+        ("discriminators", "lof", "tuple"),
+        ("discriminators", ("lof", 3), "tuple"),
+        ("seed", 0.5, "int"),
+        ("seed", True, "int"),
+        ("crop", "224", "int"),
+        ("coreset_ratio", "0.1", "float"),
+        ("backbone", None, "str"),
+        ("segmentation_discard_fraction", "0.5", "float | None"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(name: str, value: Any, expected: str) -> None:
+    with pytest.raises(InputError, match=f"^{name} is {re.escape(repr(value))}; it must be {re.escape(expected)}"):
+        Settings(**{name: value})
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(InputError, match=r"^seed is -1; it is a whole number"):
+        Settings(seed=-1)
+
+
+def test_lists_serve_as_tuples() -> None:
+    assert preset_settings("softpatch", {"discriminators": ["nearest"]}).discriminators == ("nearest",)
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("workers", -1), ("batch_size", 2.0), ("offline", 1)])
+def test_a_senseless_runtime_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^{name} is {value}; it must be"):
+        Runtime(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """The second tier on patch embeddings alone, and the first on tiny images."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,10 @@ from torch import Tensor
 
 from conftest import tiny_softpatch
 from softpatch.config import Settings, preset_settings
-from softpatch.detector import PatchDetector, Reading
+from softpatch.data.images import SkippedImage
+from softpatch.detector import PatchDetector
 from softpatch.errors import InputError
+from softpatch.features.backbone import torch_device
 
 SMALL = {"projected_dim": 8, "coreset_ratio": 0.25}
 
@@ -107,10 +111,10 @@ def test_defects_are_found_and_located(fitted, good_images, defective_images) ->
         assert answer.anomaly_map.dtype == torch.float32
 
 
-@pytest.mark.parametrize("reading", [{"batch_size": 1}, {"batch_size": 5, "workers": 4}])
-def test_batch_size_and_workers_change_nothing(fitted, good_images, defective_images, reading) -> None:
+@pytest.mark.parametrize("runtime", [{"batch_size": 1}, {"batch_size": 5, "workers": 4}])
+def test_batch_size_and_workers_change_nothing(fitted, good_images, defective_images, runtime) -> None:
     training = np.concatenate([good_images, defective_images[:1]])
-    other = tiny_softpatch(**reading).fit(training)
+    other = tiny_softpatch(**runtime).fit(training)
     for one, two in zip(fitted.predict(defective_images), other.predict(defective_images), strict=True):
         assert one.image_score == pytest.approx(two.image_score, rel=1e-4)
         assert torch.allclose(one.anomaly_map, two.anomaly_map, rtol=1e-3, atol=1e-4)
@@ -126,13 +130,36 @@ def test_too_few_images_say_how_many_are_needed(good_images) -> None:
 
 
 def test_devices() -> None:
-    assert Reading("cpu").torch_device() == torch.device("cpu")
+    assert torch_device("cpu") == torch.device("cpu")
     with pytest.raises(InputError, match="'tpu' is unknown"):
-        Reading("tpu").torch_device()
+        torch_device("tpu")
     if not torch.cuda.is_available():
-        assert Reading("auto").torch_device() == torch.device("cpu")
+        assert torch_device("auto") == torch.device("cpu")
         with pytest.raises(InputError, match="not available"):
-            Reading("cuda").torch_device()
+            torch_device("cuda")
+
+
+@pytest.mark.parametrize(
+    "embeddings",
+    [torch.zeros(9, 4), torch.zeros(9, 4, 2).double(), torch.full((9, 4, 2), torch.nan)],
+    ids=["two axes", "double", "nan"],
+)
+def test_embeddings_of_another_kind_are_refused(embeddings: Tensor) -> None:
+    with pytest.raises(InputError, match="finite float32"):
+        PatchDetector.fit(embeddings, Settings())
+
+
+def test_a_file_given_twice_counts_once(plate_folder: Path) -> None:
+    folder = plate_folder / "train"
+    link = plate_folder / "link.png"
+    link.symlink_to(folder / "good/001.png")
+    skipped: list[SkippedImage] = []
+    once = tiny_softpatch().fit(folder)
+    twice = tiny_softpatch().fit([folder, folder / "good/000.png", link], on_skip=skipped.append)
+    assert [image.name for image in skipped] == [str(folder / "good/000.png"), str(link)]
+    assert skipped[1].reason == f"the same file as {folder / 'good/001.png'}"
+    assert twice.detector.training_images == once.detector.training_images == 13
+    assert twice.threshold == once.threshold
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

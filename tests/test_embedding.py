@@ -103,3 +103,11 @@ def test_half_precision_maps_give_single_precision_embeddings() -> None:
 def test_too_few_dimensions_for_the_layers() -> None:
     with pytest.raises(InputError, match="embedding_dim 1 is less than the number of layers, 2"):
         patch_embeddings([drawn(1, 4, 3, 3), drawn(1, 4, 3, 3)], 1)
+
+
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
+def test_features_that_are_no_numbers(broken: float) -> None:
+    maps = drawn(1, 4, 3, 3)
+    maps[0, 0, 0, 0] = broken
+    with pytest.raises(InputError, match="not finite numbers; its weights are damaged"):
+        patch_embeddings([maps], 4)

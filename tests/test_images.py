@@ -325,6 +325,7 @@ def test_only_our_own_limit_counts(tmp_path: Path, name: str, monkeypatch: pytes
         (np.full((4, 4), np.nan, np.float32), "not finite"),
         (np.full((4, 4), 1e300), "not finite"),
         (np.full((4, 4), 1.5, np.float32), r"run from 1.5 to 1.5; .* float images 0 to 1"),
+        (np.full((4, 4), 100, np.int8), "signed 8-bit"),
         (np.full((4, 4), -1, np.int16), r"run from -1 to -1"),
         (np.full((4, 4), 70_000, np.uint32), r"run from 70000 to 70000; 16-bit images hold 0 to 65535"),
     ],
@@ -377,6 +378,17 @@ def test_image_files_are_sorted_and_filtered(tmp_path: Path) -> None:
     found = [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)]
     assert found == ["a/z.jpeg", "b.PNG", "folder.png/d.tiff"]
     assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # named by hand, so it is tried
+
+
+def test_pictures_of_an_earlier_prediction_are_passed_over(tmp_path: Path) -> None:
+    for name in ("a.png", "overlays/a.png", "results/overlays/a.png.png", "results/maps/a.png.tiff", "results/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(GREY).save(tmp_path / name)
+    everything = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
+    assert len(everything) == 5
+    (tmp_path / "results/predictions.jsonl").write_text("")
+    found = [path.relative_to(tmp_path).as_posix() for path in image_files(tmp_path)]
+    assert found == ["a.png", "overlays/a.png", "results/b.png"]
 
 
 def test_paths_that_hold_no_images(tmp_path: Path) -> None:

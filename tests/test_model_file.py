@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def rewrite(path: Path, header: dict) -> None:
     save_file(load_file(path), path, metadata={"softpatch": json.dumps(header, sort_keys=True)})
 
 
+def forge(path: Path, header: dict, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a model file whose digest is right, whatever is in it."""
+    header = {key: value for key, value in header.items() if key != "digest"}
+    header["digest"] = model_file._digest(json.loads(json.dumps(header)), tensors)
+    save_file(tensors, path, metadata={"softpatch": json.dumps(header, sort_keys=True)})
+
+
 def test_round_trip(fitted: SoftPatch, model: Path, defective_images) -> None:
     loaded = SoftPatch.load(model)
     assert loaded.settings == fitted.settings
@@ -45,7 +53,7 @@ def test_one_bank_is_stored_once(good_images, tmp_path: Path) -> None:
     path = tmp_path / "patchcore.safetensors"
     tiny_softpatch(preset="patchcore").fit(good_images).save(path)
     assert sorted(load_file(path)) == ["classification.owners", "classification.patches", "classification.weights"]
-    loaded = SoftPatch.load(path).detector.patches
+    loaded = SoftPatch.load(path).detector.banks
     assert loaded.segmentation is loaded.classification
 
 
@@ -117,25 +125,64 @@ def test_senseless_header(model: Path, header: str) -> None:
         ({"grid": 8}, "not a sensible"),
         ({"training_images": None}, "training_images is None"),
         ({"settings": {}}, "not a sensible"),
+        ({"grid": [8.0, 8]}, "grid is 8.0"),
+        ({"grid": [4, 8]}, "does not belong to its backbone"),
+        ({"threshold": 10**400}, "not a sensible"),
+        ({"training_images": True}, "training_images is True"),
+        ({"settings": {"backbone": "resnet18", "colour": 1}}, "colour"),
+        ({"settings": {"backbone": "resnet18", "crop": "64"}}, "crop is '64'"),
+        ({"settings": {"backbone": "resnet34"}}, "'resnet18' in one place and 'resnet34' in another"),
         ({"backbone": {}}, "not a sensible"),
+        ({"backbone": {"name": "resnet18", "layers": [1], "digest": ""}}, "backbone is"),
     ],
 )
 def test_senseless_values_under_a_right_digest(model: Path, change: dict, message: str) -> None:
-    header = {**header_of(model), **change}
-    header.pop("digest")
-    header["digest"] = model_file._digest(header, load_file(model))
-    rewrite(model, header)
+    forge(model, {**header_of(model), **change}, load_file(model))
     with pytest.raises(ModelFileError, match=message):
         SoftPatch.load(model)
 
 
-def test_tensors_that_do_not_belong_together(model: Path) -> None:
-    header, tensors = header_of(model), load_file(model)
-    tensors["classification.weights"] = tensors["classification.weights"][:-1]
-    header.pop("digest")
-    header["digest"] = model_file._digest(header, tensors)
-    save_file(tensors, model, metadata={"softpatch": json.dumps(header, sort_keys=True)})
-    with pytest.raises(ModelFileError, match="classification bank do not belong together"):
+def test_a_setting_younger_than_the_file_has_its_default(model: Path, fitted: SoftPatch) -> None:
+    header = header_of(model)
+    del header["settings"]["weight_clip_quantile"]
+    forge(model, header, load_file(model))
+    assert SoftPatch.load(model).settings == fitted.settings
+
+
+def test_a_header_too_deep_to_parse(model: Path) -> None:
+    save_file(load_file(model), model, metadata={"softpatch": "[" * 100_000})
+    with pytest.raises(ModelFileError, match="not a model file"):
+        SoftPatch.load(model)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("weights", lambda tensor: tensor[:-1], "do not belong together"),
+        ("owners", lambda tensor: tensor[:, None], "do not belong together"),
+        ("patches", lambda tensor: tensor[:0], "do not belong together"),
+        ("patches", lambda tensor: tensor.half(), "not float32"),
+        ("owners", lambda tensor: tensor.float(), "not float32"),
+        ("patches", lambda tensor: tensor * torch.inf, "not finite"),
+        ("weights", lambda tensor: -tensor, "negative"),
+        ("owners", lambda tensor: tensor - 100, "negative"),
+        ("patches", lambda tensor: tensor[:, 1:].contiguous(), "different sizes"),
+    ],
+)
+def test_senseless_tensors_under_a_right_digest(model: Path, name: str, change: Callable, message: str) -> None:
+    tensors = load_file(model)
+    tensors[f"classification.{name}"] = change(tensors[f"classification.{name}"])
+    forge(model, header_of(model), tensors)
+    with pytest.raises(ModelFileError, match=message):
+        SoftPatch.load(model)
+
+
+def test_banks_that_do_not_belong_to_the_backbone(model: Path) -> None:
+    tensors = load_file(model)
+    for bank in ("classification", "segmentation"):
+        tensors[f"{bank}.patches"] = tensors[f"{bank}.patches"][:, 1:].contiguous()
+    forge(model, header_of(model), tensors)
+    with pytest.raises(ModelFileError, match="does not belong to its backbone 'resnet18'"):
         SoftPatch.load(model)
 
 
@@ -171,13 +218,19 @@ def test_other_weights_are_refused(model: Path, tmp_path: Path) -> None:
         SoftPatch.load(model, weights=weights)
 
 
-def test_weights_file_that_moved(good_images, tmp_path: Path) -> None:
+def test_weights_file_that_moved(good_images, tmp_path: Path, monkeypatch) -> None:
     import timm
 
     weights = tmp_path / "weights.safetensors"
     save_file(timm.create_model("resnet18").state_dict(), weights)
     path = tmp_path / "model.safetensors"
     tiny_softpatch(weights=weights, preset="patchcore").fit(good_images).save(path)
+    monkeypatch.chdir(tmp_path)
+    relative = tiny_softpatch(weights="weights.safetensors", preset="patchcore")
+    relative.fit(good_images).save(tmp_path / "relative.safetensors")
+    assert (tmp_path / "relative.safetensors").read_bytes() == path.read_bytes()
+    monkeypatch.undo()
+    assert SoftPatch.load(tmp_path / "relative.safetensors")
     moved = weights.rename(tmp_path / "moved.safetensors")
     with pytest.raises(SoftPatchError, match=r"not at hand.*weights\.safetensors does not exist"):
         SoftPatch.load(path)

@@ -165,8 +165,11 @@ def test_the_cache_is_asked_before_the_network(monkeypatch: pytest.MonkeyPatch) 
         return "weights"
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", answer)
-    assert hub_file("tiny", "timm/tiny.in1k", offline=False) == Path("weights")
+    stages: list[str] = []
+    found = hub_file("tiny", "timm/tiny.in1k", offline=False, progress=lambda stage, *_: stages.append(stage))
+    assert found == Path("weights")
     assert asked == [True, False]
+    assert stages == ["fetching weights"]
     with pytest.raises(WeightsError, match="--offline forbids"):
         hub_file("tiny", "timm/tiny.in1k", offline=True)
     assert asked == [True, False, True]

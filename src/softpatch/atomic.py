@@ -13,7 +13,9 @@ def check_can_write(path: Path) -> None:
     """Raise `InputError` where a file cannot be written at `path`, before long work is done for it."""
     if path.is_dir():
         raise InputError(f"cannot write {path}: it is a folder; name a file")
-    _temporary_beside(path).unlink()
+    path = _target(path)
+    folder = next(parent for parent in path.parents if parent.exists())  # what is missing below it is made later
+    _temporary_in(folder, path).unlink()
 
 
 @contextmanager
@@ -21,9 +23,11 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move what was written there onto `path` when the block succeeds.
 
     A block that fails or is killed leaves an older file at `path` as it was. The data is on the disk before
-    the name changes. Raises `InputError` where the folder cannot be made or written to.
+    the name changes. A link keeps pointing where it points; the file there is replaced. Raises `InputError` where the
+    folder cannot be made or written to.
     """
-    temporary = _temporary_beside(path)
+    path = _target(path)
+    temporary = _temporary_in(path.parent, path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; the result is an ordinary one
@@ -38,12 +42,22 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def _temporary_beside(path: Path) -> Path:
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise InputError(f"cannot write {path}: it is not an ordinary file; name another")
+def _target(path: Path) -> Path:
+    """Where a file written to `path` really lies, links followed."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        target = path.resolve()
+        if target.exists() and not target.is_file() and not target.is_dir():
+            raise InputError(f"cannot write {path}: it is not an ordinary file; name another")
+    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError up to Python 3.12
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise InputError(f"cannot write {path}: {reason}; name another file") from error
+    return target
+
+
+def _temporary_in(folder: Path, path: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".softpatch-", suffix=path.suffix, dir=folder)
         os.close(handle)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error

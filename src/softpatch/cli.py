@@ -4,17 +4,22 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 import softpatch
+from softpatch.config import Runtime, Settings
 from softpatch.errors import SoftPatchError
+
+if TYPE_CHECKING:
+    from softpatch.data.images import ImageRef
 
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 _INTERRUPTED = 130
+_FEW_IMAGES = 50
 
 app = typer.Typer(
     add_completion=False,
@@ -34,30 +39,31 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 Layout = Annotated[str, typer.Option(help="How the folder is laid out: auto, folder, mvtec, visa or btad.")]
 Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
+CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
+FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
+ModelOutput = Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 
 
 @app.command()
 def fit(
     images: Paths,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path(
-        "model.safetensors"
-    ),
+    output: ModelOutput = Path("model.safetensors"),
     preset: Annotated[str, typer.Option(help="The method: softpatch+, softpatch or patchcore.")] = "softpatch+",
-    backbone: Annotated[str | None, typer.Option(help="A timm model's name.", show_default="wide_resnet50_2")] = None,
+    backbone: Annotated[str | None, typer.Option(help="A timm model's name.", show_default=Settings.backbone)] = None,
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
-    resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = 256,
-    crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = 224,
-    coreset_ratio: Annotated[float, typer.Option(help="Size of the memory bank over all patches.")] = 0.1,
-    false_alarm_rate: Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")] = 0.01,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
+    crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    coreset_ratio: CoresetRatio = Settings.coreset_ratio,
+    false_alarm_rate: FalseAlarmRate = Settings.false_alarm_rate,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = Settings.seed,
     layout: Layout = "auto",
     category: Category = None,
-    device: Device = "auto",
-    batch_size: BatchSize = 16,
-    workers: Workers = 2,
-    offline: Offline = False,
+    device: Device = Runtime.device,
+    batch_size: BatchSize = Runtime.batch_size,
+    workers: Workers = Runtime.workers,
+    offline: Offline = Runtime.offline,
     strict: Strict = False,
 ) -> None:
     """Learn a product from images of which some may be defective, and write a model file."""
@@ -84,18 +90,20 @@ def fit(
     check_can_write(output)
     if output.exists() and output.suffix != ".safetensors":
         _fail(f"{output} exists and is no .safetensors file; name another model file with -o")
-    training, layout_note = _training_images(images, layout, category)
+    training, note = _images_of(images, "train", layout, category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
         detector.fit(training, on_skip=None if strict else skipped.append, progress=progress)
     detector.save(output)
     list_skipped(skipped)
-    if layout_note:
-        say(layout_note)
-    fitted = detector.detector
+    if note:
+        say(note)
     if crop < resize:
         share = 1 - (crop / resize) ** 2
         say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")
+    fitted = detector.detector
+    if fitted.training_images < _FEW_IMAGES:
+        say(f"Note: {fitted.training_images} images are few; take {_FEW_IMAGES} or more for a threshold to rely on.")
     print(f"{output}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
 
 
@@ -109,34 +117,46 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option(help="Image score above which an image is anomalous; default the model's.")
     ] = None,
+    layout: Layout = "auto",
+    category: Category = None,
     weights: Weights = None,
-    device: Device = "auto",
-    batch_size: BatchSize = 16,
-    workers: Workers = 2,
-    offline: Offline = False,
+    device: Device = Runtime.device,
+    batch_size: BatchSize = Runtime.batch_size,
+    workers: Workers = Runtime.workers,
+    offline: Offline = Runtime.offline,
     strict: Strict = False,
 ) -> None:
-    """Judge images: write predictions.csv and predictions.jsonl, and maps and overlays if asked."""
+    """Judge images: write predictions.csv, predictions.jsonl, skipped.csv, and maps and overlays if asked."""
     from softpatch.atomic import check_can_write
-    from softpatch.data.images import SkippedImage, image_refs
+    from softpatch.data.images import SkippedImage
     from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
-    from softpatch.terminal import list_skipped, progress_bar
+    from softpatch.review.tables import write_skipped
+    from softpatch.terminal import list_skipped, progress_bar, say
 
-    detector = SoftPatch.load(
-        model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
-    )
     check_can_write(output / "predictions.csv")
-    refs = image_refs(images)
+    refs, note = _images_of(images, "test", layout, category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
+        detector = SoftPatch.load(
+            model,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            offline=offline,
+            progress=progress,
+        )
         predictions = detector.predict_each(
             refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
         )
         judged, anomalous = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
-    list_skipped(skipped)
+    write_skipped(skipped, output / "skipped.csv")
+    list_skipped(skipped, output / "skipped.csv")
+    if note:
+        say(note)
     if not judged:
-        _fail("none of the images could be read; see the list above")
+        _fail("none of the images could be read, for the reasons listed")
     print(f"{output / 'predictions.csv'}: {judged} images, {anomalous} anomalous")
 
 
@@ -148,10 +168,10 @@ def evaluate(
     layout: Layout = "auto",
     category: Category = None,
     weights: Weights = None,
-    device: Device = "auto",
-    batch_size: BatchSize = 16,
-    workers: Workers = 2,
-    offline: Offline = False,
+    device: Device = Runtime.device,
+    batch_size: BatchSize = Runtime.batch_size,
+    workers: Workers = Runtime.workers,
+    offline: Offline = Runtime.offline,
     strict: Strict = False,
 ) -> None:
     """Measure a model on a labelled dataset: image and pixel metrics."""
@@ -165,11 +185,17 @@ def evaluate(
     if json_file is not None:
         check_can_write(json_file)
     samples = open_dataset(dataset, layout=layout, category=category).test
-    detector = SoftPatch.load(
-        model, weights=weights, device=device, batch_size=batch_size, workers=workers, offline=offline
-    )
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
+        detector = SoftPatch.load(
+            model,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            offline=offline,
+            progress=progress,
+        )
         result = evaluation.evaluate(
             detector.detector, samples, on_skip=None if strict else skipped.append, progress=progress
         )
@@ -221,10 +247,12 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if os.environ.get("SOFTPATCH_TRACEBACK"):
             raise
-        print(
-            f"softpatch: unexpected {type(error).__name__}: {' '.join(str(error).split())} "
-            "(SOFTPATCH_TRACEBACK=1 shows where; please report it)",
-            file=sys.stderr,
+        from softpatch.terminal import say
+
+        reason = " ".join(str(error).split())
+        say(
+            f"softpatch: unexpected {type(error).__name__}: {reason} "
+            "(SOFTPATCH_TRACEBACK=1 shows where; please report it)"
         )
         sys.exit(1)
     if status == _INTERRUPTED:  # typer turns Ctrl-C into this
@@ -238,21 +266,27 @@ def _interrupted() -> NoReturn:
 
 
 def _fail(message: str) -> NoReturn:
-    print(f"softpatch: error: {' '.join(message.split())}", file=sys.stderr)
+    from softpatch.terminal import say
+
+    say(f"softpatch: error: {' '.join(message.split())}")
     sys.exit(2)
 
 
-def _training_images(paths: list[Path], layout: str, category: str | None) -> tuple[Any, str]:
-    """The paths themselves, or the training split where a single folder is laid out as a dataset, and a note on it."""
+def _images_of(paths: list[Path], part: str, layout: str, category: str | None) -> "tuple[list[ImageRef], str]":
+    """All images at the paths, or one part, "train" or "test", of a folder laid out as a dataset, and a note on it."""
+    from softpatch.data.images import image_refs
     from softpatch.data.layouts import open_dataset, recognise_layout
 
-    if len(paths) > 1 or not paths[0].is_dir():
-        return paths, ""
-    if layout == "folder" or (layout == "auto" and recognise_layout(paths[0]) == "folder"):
-        return paths, ""
+    if layout == "auto":
+        layout = recognise_layout(paths[0]) if len(paths) == 1 else "folder"
+    if layout == "folder":
+        return image_refs(paths), ""
+    if len(paths) > 1:
+        _fail(f"layout {layout!r} goes with the one folder of a dataset, not with {len(paths)} paths")
     dataset = open_dataset(paths[0], layout=layout, category=category)
-    note = f"Note: {paths[0]} is a dataset in the {dataset.layout} layout; only its training images were used."
-    return [sample.ref for sample in dataset.train], note
+    samples = dataset.train if part == "train" else dataset.test
+    note = f"Note: {paths[0]} is a dataset in the {layout} layout; only its {part} images are used."
+    return [sample.ref for sample in samples], note
 
 
 def _readable(value: Any) -> str:

@@ -1,7 +1,8 @@
-"""Every setting of a detector in one frozen record, and the presets of the paper."""
+"""Every setting of a detector in one frozen record, the presets of the paper, and how a machine runs it."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from types import UnionType
+from typing import Any, get_args, get_origin
 
 from softpatch.errors import InputError
 
@@ -60,6 +61,7 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _check_types(self)
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
         _one_of("discard_rule", self.discard_rule, DISCARD_RULES)
         _one_of("rank_scope", self.rank_scope, RANK_SCOPES)
@@ -74,6 +76,8 @@ class Settings:
         for name in ("embedding_dim", "lof_neighbors", "projected_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; it is a whole number, 0 or more")
         if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):
             raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
 
@@ -82,6 +86,26 @@ class Settings:
         """The discriminators whose scores are needed, each once: for discarding, then for the soft weights."""
         weighing = () if self.weight_rule == "none" else (self.weight_discriminator,)
         return tuple(dict.fromkeys((*self.discriminators, *weighing)))
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """How images are read and where the network runs; none of it changes a score beyond float rounding.
+
+    `device` is "auto" (a CUDA GPU where there is one), "cpu" or "cuda"; `batch_size` images go through the network at
+    once; `workers` threads read them; with `offline` no network is tried.
+    """
+
+    device: str = "auto"
+    batch_size: int = 16
+    workers: int = 2
+    offline: bool = False
+
+    def __post_init__(self) -> None:
+        _check_types(self)
+        for name in ("batch_size", "workers"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -111,8 +135,31 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
     for name in overrides:
         if name not in known:
             raise InputError(f"setting {name!r} is unknown; choose from {', '.join(sorted(known))}")
-    chosen = {name: value for name, value in overrides.items() if value is not None}
+    chosen = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in overrides.items()
+        if value is not None
+    }
     return Settings(**{**PRESETS[preset], **chosen})
+
+
+def _check_types(record: Settings | Runtime) -> None:
+    for field in fields(record):
+        value = getattr(record, field.name)
+        if not _is_a(value, field.type):
+            expected = getattr(field.type, "__name__", str(field.type)) if isinstance(field.type, type) else field.type
+            raise InputError(f"{field.name} is {value!r}; it must be {expected}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    """Whether a value is of a field's type: a plain type, a tuple of one, or a choice of these."""
+    if isinstance(kind, UnionType):
+        return any(_is_a(value, choice) for choice in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(_is_a(item, get_args(kind)[0]) for item in value)
+    if isinstance(value, bool) and kind is not bool:
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

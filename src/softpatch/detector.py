@@ -14,11 +14,11 @@ from math import isfinite
 import torch
 from torch import Tensor
 
-from softpatch.config import Settings
+from softpatch.config import Runtime, Settings
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
+from softpatch.data.images import ImageRef, SkippedImage, read_in_batches, without_repeats
 from softpatch.errors import InputError
-from softpatch.features.backbone import Backbone, load_backbone
+from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.bank import MemoryBank, build_bank
 from softpatch.memory.discriminators import check_discriminators
@@ -32,26 +32,6 @@ from softpatch.scoring.threshold import decision_threshold
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How images are read and where the network runs; none of it changes a score beyond float rounding."""
-
-    device: str = "auto"
-    batch_size: int = 16
-    workers: int = 2
-    offline: bool = False
-
-    def torch_device(self) -> torch.device:
-        """The device meant: for "auto" a CUDA GPU where there is one. Raises `InputError` for one that is not there."""
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise InputError("device 'cuda' is not available here; use --device cpu or auto")
-        if self.device not in ("cpu", "cuda"):
-            raise InputError(f"device {self.device!r} is unknown; choose from auto, cpu, cuda")
-        return torch.device(self.device)
-
-
 @dataclass(frozen=True, eq=False)
 class PatchDetector:
     """One memory bank for the image score, one for the anomaly map: the same object in SoftPatch and PatchCore."""
@@ -61,7 +41,15 @@ class PatchDetector:
 
     @classmethod
     def fit(cls, embeddings: Tensor, settings: Settings, *, progress: Progress = silent) -> "PatchDetector":
-        """Learn from the patch embeddings (N, P, D) float32 of N contaminated training images."""
+        """Learn from the patch embeddings (N, P, D) float32 of N contaminated training images.
+
+        Raises `InputError` for another shape or dtype, values that are not finite numbers, and fewer images than the
+        discriminators need.
+        """
+        if embeddings.ndim != 3 or embeddings.dtype != torch.float32 or not embeddings.isfinite().all():
+            shape, dtype = tuple(embeddings.shape), embeddings.dtype
+            raise InputError(f"patch embeddings are finite float32 (N, P, D), not {shape} {dtype}")
+        _need_images(len(embeddings), settings)
         projected = embeddings @ random_projection(embeddings.shape[2], settings.projected_dim, settings.seed)
         noise = judge_patches(projected, settings, progress=progress)
 
@@ -101,9 +89,9 @@ class Detector:
     """
 
     settings: Settings
-    reading: Reading
+    runtime: Runtime
     backbone: Backbone
-    patches: PatchDetector
+    banks: PatchDetector
     grid: tuple[int, int]
     threshold: float
     map_threshold: float
@@ -114,36 +102,40 @@ class Detector:
         cls,
         refs: Sequence[ImageRef],
         settings: Settings,
-        reading: Reading,
+        runtime: Runtime,
         *,
         on_skip: Callable[[SkippedImage], None] | None = None,
         progress: Progress = silent,
     ) -> "Detector":
         """Learn from unlabelled images, of which some may be anomalous.
 
-        An unreadable image goes to `on_skip`, or raises `ImageError` without it. Raises `InputError` where fewer
-        images can be used than the discriminators need.
+        An unreadable image goes to `on_skip`, or raises `ImageError` without it; so does, silently without it, a file
+        that is given again. Raises `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
+        refs, repeats = without_repeats(refs)  # a file given twice would have its own copy to be compared with
+        if on_skip:
+            for repeat in repeats:
+                on_skip(repeat)
         _need_images(len(refs), settings)
         framing = Framing(settings.resize, settings.crop)
-        device = reading.torch_device()
+        device = torch_device(runtime.device)
         backbone = load_backbone(
             settings.backbone,
             layers=settings.layers,
             weights=settings.weights,
             image_size=settings.crop,
             device=device,
-            offline=reading.offline,
+            offline=runtime.offline,
             seed=settings.seed,
+            progress=progress,
         )
-        embeddings, grid = _embed_all(refs, framing, backbone, settings, reading, on_skip, progress)
-        _need_images(len(embeddings), settings)
-        patches = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
-        image_scores, map_peaks = _left_out_scores(patches, embeddings, grid, settings, progress)
+        embeddings, grid = _embed_all(refs, framing, backbone, settings, runtime, on_skip, progress)
+        banks = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
+        image_scores, map_peaks = _left_out_scores(banks, embeddings, grid, settings, progress)
         rate = settings.false_alarm_rate
         thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
-        return cls(settings, reading, backbone, patches, grid, *thresholds, training_images=len(embeddings))
+        return cls(settings, runtime, backbone, banks, grid, *thresholds, training_images=len(embeddings))
 
     def predict(
         self,
@@ -163,12 +155,12 @@ class Detector:
         for batch, sizes, images in read_in_batches(
             refs,
             framing.apply,
-            batch_size=self.reading.batch_size,
-            workers=self.reading.workers,
+            batch_size=self.runtime.batch_size,
+            workers=self.runtime.workers,
             on_skip=on_skip,
         ):
             embeddings = patch_embeddings(self.backbone.feature_maps(images), self.settings.embedding_dim)
-            patch_scores, map_scores = self.patches.score(embeddings)
+            patch_scores, map_scores = self.banks.score(embeddings)
             maps = anomaly_maps(map_scores.view(-1, rows, columns), size, sigma).cpu()
             image_scores, peaks = (values.cpu() for values in patch_scores.max(dim=1))
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
@@ -205,14 +197,14 @@ def _embed_all(
     framing: Framing,
     backbone: Backbone,
     settings: Settings,
-    reading: Reading,
+    runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
     progress: Progress,
 ) -> tuple[Tensor, tuple[int, int]]:
     """Patch embeddings of all images, on the CPU: (N, P, D) float32, and the grid (H, W)."""
     embeddings, grid, done = torch.empty(0), (0, 0), 0
     for batch, _, images in read_in_batches(
-        refs, framing.apply, batch_size=reading.batch_size, workers=reading.workers, on_skip=on_skip
+        refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip
     ):
         maps = backbone.feature_maps(images)
         patches = patch_embeddings(maps, settings.embedding_dim)
@@ -227,7 +219,7 @@ def _embed_all(
 
 
 def _left_out_scores(
-    patches: PatchDetector, embeddings: Tensor, grid: tuple[int, int], settings: Settings, progress: Progress
+    banks: PatchDetector, embeddings: Tensor, grid: tuple[int, int], settings: Settings, progress: Progress
 ) -> tuple[Tensor, Tensor]:
     """Image scores (n,) and map maxima (n,) of training images, each scored without the patches it gave itself."""
     count = len(embeddings)
@@ -235,8 +227,8 @@ def _left_out_scores(
     image_scores, map_peaks = [], []
     for start in range(0, len(numbers), 8):
         chosen = numbers[start : start + 8]
-        device = patches.classification.patches.device
-        scores, map_scores = patches.score(embeddings[chosen].to(device), owners=chosen.to(device))
+        device = banks.classification.patches.device
+        scores, map_scores = banks.score(embeddings[chosen].to(device), owners=chosen.to(device))
         maps = anomaly_maps(map_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
         image_scores.append(scores.amax(dim=1).cpu())
         map_peaks.append(maps.amax(dim=(1, 2)).cpu())

@@ -1,12 +1,13 @@
 """The estimator that most Python users need: explicit settings, `fit`, `predict`, `save`, `load`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from softpatch.config import Settings, preset_settings
+from softpatch.config import Runtime, Settings, preset_settings
 from softpatch.data.images import Images, SkippedImage, image_refs
-from softpatch.detector import Detector, Reading
+from softpatch.detector import Detector
 from softpatch.errors import InputError
+from softpatch.features.weights import resolve_weights
 from softpatch.model_file import load_detector, save_detector
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
@@ -33,10 +34,10 @@ class SoftPatch:
         resize: int | None = None,
         crop: int | None = None,
         backbone: str | None = None,
-        layers: tuple[str, ...] | None = None,
+        layers: Sequence[str] | None = None,
         weights: str | Path | None = None,
         embedding_dim: int | None = None,
-        discriminators: tuple[str, ...] | None = None,
+        discriminators: Sequence[str] | None = None,
         lof_neighbors: int | None = None,
         gaussian_epsilon: float | None = None,
         projected_dim: int | None = None,
@@ -51,10 +52,10 @@ class SoftPatch:
         smoothing_sigma: float | None = None,
         false_alarm_rate: float | None = None,
         seed: int | None = None,
-        device: str = "auto",
-        batch_size: int = 16,
-        workers: int = 2,
-        offline: bool = False,
+        device: str = Runtime.device,
+        batch_size: int = Runtime.batch_size,
+        workers: int = Runtime.workers,
+        offline: bool = Runtime.offline,
     ) -> None:
         self.settings: Settings = preset_settings(
             preset,
@@ -63,7 +64,7 @@ class SoftPatch:
                 "crop": crop,
                 "backbone": backbone,
                 "layers": layers,
-                "weights": None if weights is None else str(weights),
+                "weights": None if weights is None else resolve_weights(weights),
                 "embedding_dim": embedding_dim,
                 "discriminators": discriminators,
                 "lof_neighbors": lof_neighbors,
@@ -82,7 +83,7 @@ class SoftPatch:
                 "seed": seed,
             },
         )
-        self._reading = Reading(device, batch_size, workers, offline)
+        self._runtime = Runtime(device, batch_size, workers, offline)
         self._detector: Detector | None = None
 
     @property
@@ -111,7 +112,7 @@ class SoftPatch:
         `InputError` for too few images and `WeightsError` where the backbone's weights cannot be had.
         """
         self._detector = Detector.fit(
-            image_refs(images), self.settings, self._reading, on_skip=on_skip, progress=progress
+            image_refs(images), self.settings, self._runtime, on_skip=on_skip, progress=progress
         )
         return self
 
@@ -147,17 +148,18 @@ class SoftPatch:
         path: str | Path,
         *,
         weights: str | Path | None = None,
-        device: str = "auto",
-        batch_size: int = 16,
-        workers: int = 2,
-        offline: bool = False,
+        device: str = Runtime.device,
+        batch_size: int = Runtime.batch_size,
+        workers: int = Runtime.workers,
+        offline: bool = Runtime.offline,
+        progress: Progress = silent,
     ) -> "SoftPatch":
         """Read a model file. `weights` tells where the backbone's weights are, if not where they were at fit.
 
         Raises `ModelFileError` for a file that is cut short, altered, of a newer format, or of other weights.
         """
         estimator = cls(device=device, batch_size=batch_size, workers=workers, offline=offline)
-        found = None if weights is None else str(weights)
-        estimator._detector = load_detector(Path(path), estimator._reading, weights=found)
+        found = None if weights is None else resolve_weights(weights)
+        estimator._detector = load_detector(Path(path), estimator._runtime, weights=found, progress=progress)
         estimator.settings = estimator._detector.settings
         return estimator

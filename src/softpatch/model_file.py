@@ -17,11 +17,13 @@ from torch import Tensor
 
 import softpatch
 from softpatch.atomic import replacing
-from softpatch.config import Settings
-from softpatch.detector import Detector, PatchDetector, Reading
-from softpatch.errors import InputError, ModelFileError, WeightsError
-from softpatch.features.backbone import load_backbone
+from softpatch.config import Runtime, Settings
+from softpatch.detector import Detector, PatchDetector
+from softpatch.errors import ModelFileError, WeightsError
+from softpatch.features.backbone import load_backbone, torch_device
+from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.bank import MemoryBank
+from softpatch.progress import Progress, silent
 
 FORMAT_VERSION = 1
 _HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
@@ -29,10 +31,10 @@ _HEADER = "softpatch"  # one metadata key only: the order of several is not fixe
 
 def save_detector(detector: Detector, path: Path) -> None:
     """Write a model file, whole or not at all. Raises `InputError` where the folder cannot be written to."""
-    patches = detector.patches
-    tensors = _bank_tensors("classification", patches.classification)
-    if patches.segmentation is not patches.classification:
-        tensors |= _bank_tensors("segmentation", patches.segmentation)
+    banks = detector.banks
+    tensors = _bank_tensors("classification", banks.classification)
+    if banks.segmentation is not banks.classification:
+        tensors |= _bank_tensors("segmentation", banks.segmentation)
     header = {
         "format_version": FORMAT_VERSION,
         "package_version": softpatch.__version__,
@@ -52,7 +54,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         save_file(tensors, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
 
 
-def load_detector(path: Path, reading: Reading, *, weights: str | None = None) -> Detector:
+def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, progress: Progress = silent) -> Detector:
     """Read a model file and find its backbone again.
 
     `weights` says where the backbone's weights are now, if not where they were at fit. Raises `ModelFileError` for a
@@ -61,26 +63,31 @@ def load_detector(path: Path, reading: Reading, *, weights: str | None = None) -
     header, tensors = _read(path)
     try:
         settings = _settings(header["settings"])
+        name, layers, digest = _backbone(header["backbone"])
+        if name != settings.backbone:
+            raise ValueError(f"its backbone is {name!r} in one place and {settings.backbone!r} in another")
         classification = _bank("classification", tensors)
         one_bank = "segmentation.patches" not in tensors
         segmentation = classification if one_bank else _bank("segmentation", tensors)
-        rows, columns = (_number(side, "grid", at_least=1) for side in header["grid"])
+        if classification.patches.shape[1] != segmentation.patches.shape[1]:
+            raise ValueError("its two banks hold embeddings of different sizes")
+        rows, columns = (_whole(side, "grid") for side in header["grid"])
         threshold = _number(header["threshold"], "threshold")
         map_threshold = _number(header["map_threshold"], "map_threshold")
-        training_images = _number(header["training_images"], "training_images", at_least=1)
-        digest, layers = header["backbone"]["digest"], tuple(header["backbone"]["layers"])
-    except (KeyError, TypeError, ValueError) as error:
+        training_images = _whole(header["training_images"], "training_images")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
-    device = reading.torch_device()
+    device = torch_device(runtime.device)
     try:
         backbone = load_backbone(
-            settings.backbone,
+            name,
             layers=layers,
             weights=weights or settings.weights,
             image_size=settings.crop,
             device=device,
-            offline=reading.offline,
+            offline=runtime.offline,
             seed=settings.seed,
+            progress=progress,
         )
     except WeightsError as error:
         raise WeightsError(f"{path} was fitted with weights that are not at hand: {error}") from error
@@ -89,9 +96,11 @@ def load_detector(path: Path, reading: Reading, *, weights: str | None = None) -
             f"{path} was fitted with other {settings.backbone} weights (digest {digest[:12]}) than those found "
             f"(digest {backbone.digest[:12]}); give the same ones with --weights FILE"
         )
-    patches = PatchDetector(classification, segmentation).to(device)
-    grid = (int(rows), int(columns))
-    return Detector(settings, reading, backbone, patches, grid, threshold, map_threshold, int(training_images))
+    banks = PatchDetector(classification, segmentation).to(device)
+    blank = backbone.feature_maps(torch.zeros(1, 3, settings.crop, settings.crop))
+    if patch_embeddings(blank, settings.embedding_dim).shape[1:] != (rows * columns, classification.patches.shape[1]):
+        raise ModelFileError(f"{path} holds a bank or a grid that does not belong to its backbone {name!r}; fit anew")
+    return Detector(settings, runtime, backbone, banks, (rows, columns), threshold, map_threshold, training_images)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -105,7 +114,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = json.loads(metadata[_HEADER])
             _refuse_newer(path, header)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} is cut short or not a model file ({error}); copy it again or fit anew") from error
     if header.pop("digest", None) != _digest(header, tensors):
         raise ModelFileError(f"{path} was altered after it was written; copy it again or fit anew")
@@ -133,16 +142,22 @@ def _digest(header: dict[str, Any], tensors: dict[str, Tensor]) -> str:
 
 
 def _settings(values: dict[str, Any]) -> Settings:
-    known = {field.name for field in fields(Settings)}
-    if values.keys() != known:
-        raise KeyError(", ".join(sorted(known ^ values.keys())))
-    try:
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
-        }
-        return Settings(**plain)
-    except InputError as error:
-        raise ValueError(str(error)) from error
+    """The settings of a header. One that is absent is younger than the file and has its default value.
+
+    A setting whose default does not do what was done before it existed needs a new `FORMAT_VERSION`.
+    """
+    unknown = values.keys() - {field.name for field in fields(Settings)}
+    if unknown:
+        raise KeyError(", ".join(sorted(unknown)))
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return Settings(**plain)
+
+
+def _backbone(values: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
+    name, layers, digest = values["name"], tuple(values["layers"]), values["digest"]
+    if not all(isinstance(value, str) for value in (name, *layers, digest)):
+        raise ValueError(f"backbone is {values!r}")
+    return name, layers, digest
 
 
 def _bank_tensors(name: str, bank: MemoryBank) -> dict[str, Tensor]:
@@ -152,15 +167,25 @@ def _bank_tensors(name: str, bank: MemoryBank) -> dict[str, Tensor]:
 
 def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
     bank = MemoryBank(*(tensors[f"{name}.{key}"] for key in ("patches", "weights", "owners")))
-    size = len(bank.weights)
-    if bank.patches.ndim != 2 or not len(bank.patches) == len(bank.owners) == size or not size:
+    size = (len(bank.patches),)
+    if bank.patches.ndim != 2 or bank.weights.shape != size or bank.owners.shape != size or not bank.patches.numel():
         raise ValueError(f"the tensors of its {name} bank do not belong together")
+    if (bank.patches.dtype, bank.weights.dtype, bank.owners.dtype) != (torch.float32, torch.float32, torch.int64):
+        raise ValueError(f"the tensors of its {name} bank are not float32, float32 and int64")
     if not (bank.patches.isfinite().all() and bank.weights.isfinite().all()):
         raise ValueError(f"its {name} bank holds values that are not finite numbers")
+    if bank.weights.min() < 0 or bank.owners.min() < 0:
+        raise ValueError(f"its {name} bank holds negative weights or image numbers")
     return bank
 
 
-def _number(value: Any, name: str, *, at_least: float = 0) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not at_least <= value < inf:
+def _number(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf:
+        raise ValueError(f"{name} is {value!r}")
+    return float(value)
+
+
+def _whole(value: Any, name: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**31:
         raise ValueError(f"{name} is {value!r}")
     return value

@@ -3,11 +3,20 @@
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from softpatch.data.images import SkippedImage
 from softpatch.progress import Progress, silent
 
+if TYPE_CHECKING:
+    from softpatch.data.images import SkippedImage
+
 _SHOWN = 10
+
+
+def printable(text: str) -> str:
+    """The text on one line, without characters that would command a terminal."""
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @contextmanager
@@ -32,16 +41,17 @@ def progress_bar() -> Iterator[Progress]:
 
 
 def say(message: str) -> None:
-    """Print a line of information to standard error."""
-    print(message, file=sys.stderr)
+    """Print a line of information to standard error, whatever characters a file name brings into it."""
+    print(printable(message), file=sys.stderr)
 
 
-def list_skipped(skipped: Sequence[SkippedImage]) -> None:
-    """Close a run with the images that were left out, and why."""
+def list_skipped(skipped: Sequence["SkippedImage"], table: Path | None = None) -> None:
+    """Close a run with the images that were left out, and why: all, or the first few where a `table` holds all."""
     if not skipped:
         return
     say(f"{len(skipped)} image{'s' if len(skipped) > 1 else ''} left out:")
-    for image in skipped[:_SHOWN]:
+    shown = skipped[:_SHOWN] if table else skipped
+    for image in shown:
         say(f"  {image.name}: {image.reason}")
-    if len(skipped) > _SHOWN:
-        say(f"  and {len(skipped) - _SHOWN} more")
+    if len(skipped) > len(shown):
+        say(f"  and {len(skipped) - len(shown)} more, see {table}")

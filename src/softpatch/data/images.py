@@ -35,6 +35,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+PREDICTIONS = "predictions.jsonl"
+"""The table that `predict` leaves in a folder, beside its `maps` and `overlays`."""
 MAX_PIXELS = 200_000_000
 """An image of more pixels (about 14,000 x 14,000) is refused: decoding it could exhaust the memory."""
 
@@ -52,13 +54,14 @@ programs, and a size limit of its own."""
 
 @dataclass(frozen=True)
 class ImageRef:
-    """An image that has not been read yet: the name it is reported under, and how to read it.
+    """An image that has not been read yet: the name it is reported under, how to read it, and its file if it has one.
 
     `read` returns an RGB float32 tensor (3, H, W) in [0, 1] and raises `ImageError` where it cannot.
     """
 
     name: str
     read: Callable[[], Tensor]
+    path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ def image_refs(images: Images) -> list[ImageRef]:
         if isinstance(item, ImageRef):
             refs.append(item)
         elif isinstance(item, (str, Path)):
-            refs += [ImageRef(str(path), partial(read_image, path)) for path in image_files(Path(item))]
+            refs += [file_ref(path) for path in image_files(Path(item))]
         elif isinstance(item, Image.Image):
             refs.append(ImageRef(f"image {len(refs)}", partial(rgb_tensor, item)))
         elif isinstance(item, np.ndarray):
@@ -103,11 +106,32 @@ def image_refs(images: Images) -> list[ImageRef]:
     return refs
 
 
+def file_ref(path: Path) -> ImageRef:
+    """The image in a file, under its path as name."""
+    return ImageRef(str(path), partial(read_image, path), path)
+
+
+def without_repeats(refs: Sequence[ImageRef]) -> tuple[list[ImageRef], list[SkippedImage]]:
+    """Leave out each file that came before, under whatever path: the refs kept, in order, and what was left out."""
+    kept: list[ImageRef] = []
+    repeats: list[SkippedImage] = []
+    names: dict[Path, str] = {}
+    for ref in refs:
+        real = ref.path.resolve() if ref.path else None
+        if real in names:
+            repeats.append(SkippedImage(ref.name, f"the same file as {names[real]}"))
+            continue
+        if real:
+            names[real] = ref.name
+        kept.append(ref)
+    return kept, repeats
+
+
 def image_files(path: Path) -> list[Path]:
     """List the image files at `path`: the file itself, or every image below a folder, sorted by path.
 
-    Files are told by their suffix (`IMAGE_SUFFIXES`, in any case); names that begin with a dot and links to
-    folders are passed over. Raises `InputError` where there is nothing to read.
+    Files are told by their suffix (`IMAGE_SUFFIXES`, in any case). Passed over are names that begin with a dot, links
+    to folders, and the maps and overlays of an earlier prediction. Raises `InputError` where there is nothing to read.
     """
     try:
         if path.is_file():
@@ -124,6 +148,9 @@ def image_files(path: Path) -> list[Path]:
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
         and file.is_file()
     ]
+    made = [table.parent / name for table in path.rglob(PREDICTIONS) for name in ("maps", "overlays")]
+    if made:
+        found = [file for file in found if not any(folder in file.parents for folder in made)]
     if not found:
         raise InputError(f"{path} holds no images; softpatch reads {', '.join(IMAGE_SUFFIXES)}")
     return sorted(found)
@@ -312,6 +339,8 @@ def _unit_range(pixels: np.ndarray) -> Tensor:
         values = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
     if pixels.dtype == np.uint8:
         return values.div_(255)
+    if pixels.dtype == np.int8:
+        raise ImageError("the image holds signed 8-bit values; save it with unsigned ones")
     if not torch.isfinite(values).all():
         raise ImageError("the image holds values that are not finite numbers")
     if pixels.dtype.kind in "iu":

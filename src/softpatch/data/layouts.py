@@ -10,13 +10,12 @@
 
 import csv
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
 
-from softpatch.data.images import IMAGE_SUFFIXES, ImageRef, image_files, read_image
+from softpatch.data.images import IMAGE_SUFFIXES, ImageRef, file_ref, image_files, read_image
 from softpatch.errors import ImageError, InputError
 
 LAYOUTS: tuple[str, ...] = ("folder", "mvtec", "visa", "btad")
@@ -44,7 +43,7 @@ class Sample:
     @property
     def ref(self) -> ImageRef:
         """The image under its path as name, not read yet."""
-        return ImageRef(str(self.path), partial(read_image, self.path))
+        return file_ref(self.path)
 
     def read_mask(self) -> Tensor:
         """Read where the image is anomalous: bool (H, W), all False without a mask file.

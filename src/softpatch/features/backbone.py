@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from softpatch.errors import InputError, WeightsError
 from softpatch.features.folding import fold_batch_norm
 from softpatch.features.weights import PRETRAINED, RANDOM, hub_file, read_weights, weights_digest
+from softpatch.progress import Progress, silent
 
 _torchvision_operators: list[torch.library.Library] = []  # kept alive: a library takes its operators with it
 
@@ -54,6 +55,20 @@ class _Stages(nn.Module):
         return maps
 
 
+def torch_device(name: str) -> torch.device:
+    """The device meant by "auto", "cpu" or "cuda": for "auto" a CUDA GPU where there is one.
+
+    Raises `InputError` for another name, and for "cuda" where there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise InputError("device 'cuda' is not available here; use --device cpu or auto")
+    if name not in ("cpu", "cuda"):
+        raise InputError(f"device {name!r} is unknown; choose from auto, cpu, cuda")
+    return torch.device(name)
+
+
 def load_backbone(
     name: str,
     *,
@@ -63,6 +78,7 @@ def load_backbone(
     device: torch.device | str = "cpu",
     offline: bool = False,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Backbone:
     """Build a timm model up to the last of `layers`, with its weights, folded and ready for inference.
 
@@ -82,7 +98,9 @@ def load_backbone(
             f"backbone {name!r} takes images of a multiple of {stride} px, not {image_size}; change --crop"
         )
     if weights != RANDOM:
-        path = hub_file(name, config.get("hf_hub_id"), offline=offline) if weights == PRETRAINED else Path(weights)
+        path = Path(weights)
+        if weights == PRETRAINED:
+            path = hub_file(name, config.get("hf_hub_id"), offline=offline, progress=progress)
         _load(model, read_weights(path), path)
     stages = _Stages(model, indices).eval().requires_grad_(False)
     digest = weights_digest(_used_state(model))

@@ -17,7 +17,7 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
     resized to the finest grid among them (H W, so P = H·W), then given an equal share of `embedding_dim`: a wider
     layer is pooled down to its share; a narrower one keeps its C channels, scaled by √(share / C), which leaves
     all distances as PatchCore's repetition of channels would have them, in fewer numbers. D <= embedding_dim.
-    Raises `InputError` where `embedding_dim` leaves a layer no channel.
+    Raises `InputError` where `embedding_dim` leaves a layer no channel, and where features are not finite numbers.
     """
     share = embedding_dim // len(feature_maps)
     if share < 1:
@@ -32,4 +32,7 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
         channels = patches.shape[2]
         wider = channels > share
         layers.append(F.adaptive_avg_pool1d(patches, share) if wider else patches * sqrt(share / channels))
-    return torch.cat(layers, dim=2)
+    embeddings = torch.cat(layers, dim=2)
+    if not embeddings.isfinite().all():
+        raise InputError("the backbone gives features that are not finite numbers; its weights are damaged")
+    return embeddings

@@ -12,10 +12,16 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from softpatch.errors import WeightsError
+from softpatch.progress import Progress, silent
 
 PRETRAINED = "pretrained"
 RANDOM = "random"
 _HUB_FILE = "model.safetensors"
+
+
+def resolve_weights(weights: str | Path) -> str:
+    """What the setting `weights` keeps: "pretrained", "random", or a file's absolute path, found from any folder."""
+    return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -44,7 +50,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
 
 
-def hub_file(backbone: str, hub_id: str | None, *, offline: bool) -> Path:
+def hub_file(backbone: str, hub_id: str | None, *, offline: bool, progress: Progress = silent) -> Path:
     """Find the pretrained weights of `backbone` in the Hugging Face hub's local cache, or fetch them from the hub.
 
     Offline, only the cache is looked at. Raises `WeightsError` that says both ways out where neither has them.
@@ -59,6 +65,8 @@ def hub_file(backbone: str, hub_id: str | None, *, offline: bool) -> Path:
     missing: Exception | None = None
     try:
         for only_local in (True,) if offline else (True, False):
+            if not only_local:
+                progress("fetching weights", 0, 1)
             try:
                 return Path(hf_hub_download(hub_id, _HUB_FILE, local_files_only=only_local))
             except Exception as error:  # the hub raises many types, those of its network library among them

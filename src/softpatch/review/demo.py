@@ -41,9 +41,10 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> lis
     return [
         f"{len(dataset.train)} training images, of which nobody knows which are defective.",
         *(
-            f"  {name:10}  image AUROC {evaluations[preset].metrics.image_auroc:.3f}  "
-            f"pixel AUROC {evaluations[preset].metrics.pixel_auroc:.3f}"
-            for preset, name in _METHODS.items()
+            f"  {name:10}  image AUROC {result.metrics.image_auroc:.3f}  pixel AUROC {result.metrics.pixel_auroc:.3f}  "
+            f"missed {result.missed} of {result.anomalous_images} defective  "
+            f"false alarms {result.false_alarms} of {result.nominal_images} good"
+            for name, result in ((_METHODS[preset], evaluations[preset]) for preset in _METHODS)
         ),
         f"Look at {folder / _PICTURE}, {folder / 'predictions.csv'} and {folder / 'overlays'}.",
     ]
@@ -82,8 +83,8 @@ def draw_comparison(
             axis.imshow(tint(grey, (heat - low) / (high - low)))
     titles = ["test image", "where the defect is"]
     for preset in predictions:
-        metrics = evaluations[preset].metrics
-        titles.append(f"{_METHODS[preset]}\nAUROC image {metrics.image_auroc:.3f}, pixel {metrics.pixel_auroc:.3f}")
+        found = evaluations[preset].metrics
+        titles.append(f"{_METHODS[preset]}\nimage AUROC {found.image_auroc:.3f}\npixel AUROC {found.pixel_auroc:.3f}")
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=11)
     for axis in axes.flat:

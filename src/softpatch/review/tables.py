@@ -1,13 +1,14 @@
-"""Predictions as plain files: one CSV and one JSON Lines file, a line per image."""
+"""Predictions as plain files: one CSV and one JSON Lines file, a line per image, and a CSV of what was left out."""
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 from softpatch.atomic import replacing
+from softpatch.data.images import PREDICTIONS, SkippedImage
 from softpatch.results import Prediction
 
 COLUMNS = ("path", "image_score", "threshold", "is_anomalous", "peak_x", "peak_y")
@@ -27,18 +28,36 @@ def prediction_tables(folder: Path) -> Iterator[WriteRow]:
     """
     with ExitStack() as stack:
         csv_path = stack.enter_context(replacing(folder / "predictions.csv"))
-        json_path = stack.enter_context(replacing(folder / "predictions.jsonl"))
-        csv_file = stack.enter_context(csv_path.open("w", newline="", encoding="utf-8", errors="surrogateescape"))
+        json_path = stack.enter_context(replacing(folder / PREDICTIONS))
+        csv_file = stack.enter_context(_csv_file(csv_path))
         json_file = stack.enter_context(json_path.open("w", encoding="utf-8"))
         table = csv.DictWriter(csv_file, COLUMNS)
         table.writeheader()
 
         def write(prediction: Prediction) -> None:
             row = _row(prediction)
-            table.writerow({**row, "is_anomalous": str(row["is_anomalous"]).lower()})
+            shown = {"path": _no_formula(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
+            table.writerow({**row, **shown})
             json_file.write(json.dumps(row) + "\n")
 
         yield write
+
+
+def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
+    """Write the images that were left out, and why, as CSV with the columns path and reason."""
+    with replacing(path) as temporary, _csv_file(temporary) as file:
+        table = csv.writer(file)
+        table.writerow(("path", "reason"))
+        table.writerows((_no_formula(image.name), image.reason) for image in skipped)
+
+
+def _csv_file(path: Path) -> TextIO:
+    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
+
+
+def _no_formula(path: str) -> str:
+    """The same path, written so that no spreadsheet takes it for a formula."""
+    return f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:
