@@ -88,7 +88,7 @@ def test_predict_on_a_dataset_judges_its_test_images_only(capsys, model: Path, p
     assert "25 images" in out  # 13 training, 8 test, 4 masks, and no overlay of the run before
     code, _, err = run(capsys, "predict", model, plate_folder, tmp_path, "-o", tmp_path / "r", "--layout", "mvtec")
     assert code == 2
-    assert "not with 2 paths" in err
+    assert "not with several images" in err
 
 
 def test_names_that_would_command_a_terminal_or_a_spreadsheet(capsys, model: Path, tmp_path: Path, monkeypatch) -> None:
@@ -160,7 +160,7 @@ def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Pat
         (["fit", "{folder}", "--device", "tpu"], "'tpu' is unknown"),
         (["fit", "{folder}", "--layout", "cifar"], "cifar"),
         (["fit", "{folder}", "-o", "{folder}"], "it is a folder"),
-        (["fit", "{folder}", "-o", "{folder}/test/good/050.png"], "no .safetensors file"),
+        (["fit", "{folder}", "-o", "{folder}/test/good/050.png"], "is not a softpatch model"),
         (["fit", "{folder}", "-o", "{folder}/test/good/050.png/model"], "cannot write"),
         (["fit", "{folder}/test/blot"], "4 usable training images are too few"),
         (["predict", "missing.safetensors", "{folder}", "-o", "{folder}/r"], "missing.safetensors does not exist"),
@@ -206,6 +206,9 @@ def test_version_and_help(capsys) -> None:
     code, out, _ = run(capsys, "fit", "--help")
     assert code == 0
     assert "--coreset-ratio" in out
+    code, out, err = run(capsys)
+    assert (code, err) == (0, "")
+    assert "evaluate" in out
 
 
 def test_help_does_not_import_torch() -> None:
@@ -224,17 +227,64 @@ def test_unexpected_errors_show_no_traceback(capsys, plate_folder: Path, monkeyp
     assert "Traceback" not in err
 
 
+def test_evaluate_replaces_json_files_only(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("precious")
+    code, _, err = run(capsys, "evaluate", model, plate_folder, "--json", tmp_path / "script.py")
+    assert code == 2
+    assert "no .json file" in err
+    assert (tmp_path / "script.py").read_text() == "precious"
+
+
+def test_a_folder_in_place_of_the_model(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    code, _, err = run(capsys, "predict", plate_folder, model, "-o", tmp_path / "r")
+    assert code == 2
+    assert "is a folder; first comes the model file" in err
+
+
+def test_a_name_too_long_for_its_map_is_cut(capsys, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in (f"{'0' * 249}.png", f"{'0' * 248}1.png"):
+        Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "images" / name)
+    code, _, _ = run(capsys, "predict", model, tmp_path / "images", "-o", tmp_path / "r", "--maps", "--overlays")
+    assert code == 0
+    for kind in ("maps", "overlays"):
+        written = [path.name for path in (tmp_path / "r" / kind).iterdir()]
+        assert len(written) == 2
+        assert all(name.startswith("0" * 40 + "-") for name in written)
+
+
+def test_images_of_kinds_that_are_not_read_are_reported(capsys, model: Path, plate_folder: Path, tmp_path) -> None:
+    (plate_folder / "test/good/phone.HEIC").write_bytes(b"ftypheic")
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r")
+    assert code == 0
+    assert "phone.HEIC: the file is not a PNG, JPEG" in err
+
+
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
 def test_ctrl_c_leaves_nothing_half_written(model: Path, plate_folder: Path, tmp_path: Path) -> None:
     results = tmp_path / "results"
     many = [plate_folder / "test"] * 400
-    command = [sys.executable, "-m", "softpatch.cli", "predict", model, *many, "-o", results, "--batch-size", "1"]
+    command = [
+        sys.executable,
+        "-m",
+        "softpatch.cli",
+        "predict",
+        model,
+        *many,
+        "-o",
+        results,
+        "--batch-size",
+        "1",
+        "--maps",
+    ]
     with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
             if results.exists() and any(results.iterdir()):
                 break
             time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
+        for _ in range(3):  # an impatient user
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert err == "softpatch: interrupted\n"

@@ -114,3 +114,26 @@ def test_random_state_is_left_alone(good_images: np.ndarray) -> None:
     before = torch.get_rng_state()
     tiny_softpatch().fit(good_images).predict(good_images[:1])
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_of_a_dataset_only_the_part_that_fits_is_used(fitted: SoftPatch, plate_folder: Path) -> None:
+    assert tiny_softpatch(preset="patchcore").fit(plate_folder).detector.training_images == 13
+    answers = fitted.predict(str(plate_folder))
+    assert len(answers) == 8
+    assert all("/test/" in answer.path for answer in answers)
+
+
+def test_a_threshold_given_at_predict_moves_that_of_the_maps_too(fitted: SoftPatch, good_images: np.ndarray) -> None:
+    plain, strict = (fitted.predict(good_images[:1], threshold=given)[0] for given in (None, fitted.threshold / 2))
+    assert strict.map_threshold == pytest.approx(plain.map_threshold / 2)
+    with pytest.raises(InputError, match="threshold is '3'"):
+        fitted.predict(good_images[:1], threshold="3")
+
+
+def test_saving_replaces_models_only(fitted: SoftPatch, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("precious")
+    with pytest.raises(InputError, match="exists and is not a softpatch model"):
+        fitted.save(tmp_path / "script.py")
+    assert (tmp_path / "script.py").read_text() == "precious"
+    for _ in range(2):
+        fitted.save(tmp_path / "model")

@@ -92,7 +92,8 @@ def test_points_map_to_the_original() -> None:
     assert PAPER.to_original(223, 100, 256, 256) == (239, 116)
     # at 512 pixels, pixel 16 of 256 covers the pixels 32 and 33
     assert PAPER.to_original(0, 0, 512, 256) == (32.5, 16)
-    assert Framing(64, 64).to_original(63, 0, 32, 640) == (31.25, 4.5)
+    assert Framing(64, 64).to_original(60, 0, 32, 640) == (29.75, 4.5)
+    assert Framing(64, 64).to_original(63, 0, 32, 640) == (31, 4.5)  # never beyond the last pixel
 
 
 def test_maps_come_back_where_they_were() -> None:

@@ -1,6 +1,7 @@
 """Overlays, maps, evaluation and the demo's picture."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,11 @@ from softpatch.data.images import ImageRef
 from softpatch.data.layouts import open_dataset
 from softpatch.errors import InputError
 from softpatch.estimator import SoftPatch
+from softpatch.results import Prediction
 from softpatch.review.demo import draw_comparison
 from softpatch.review.evaluation import evaluate
 from softpatch.review.outputs import write_outputs
-from softpatch.review.pictures import heat_colours, overlay, save_map
+from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay
 
 
 def test_overlay_tints_by_one_scale_and_outlines_what_exceeds_the_threshold() -> None:
@@ -55,6 +57,32 @@ def test_outputs_keep_the_folders_of_the_images(fitted: SoftPatch, plate_folder:
     assert (judged, anomalous >= 4) == (8, True)
     assert len(list((tmp_path / "out/maps/blot").glob("*.png.tiff"))) == 4
     assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 8
+
+
+def test_a_red_frame_marks_what_is_called_anomalous(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
+    image = torch.from_numpy(defective_images[0]).permute(2, 0, 1) / 255
+    corners = []
+    for threshold in (0, 1e9):
+        answer = fitted.predict(defective_images[:1], threshold=threshold)[0]
+        save_overlay(image, answer, tmp_path / "overlay.png")
+        with Image.open(tmp_path / "overlay.png") as overlaid:
+            corners.append(overlaid.getpixel((0, 0)))
+    assert corners[0] == (217, 0, 13)
+    assert corners[1] == tuple(defective_images[0][0, 0])
+
+
+def test_a_failing_run_leaves_the_folder_as_it_was(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
+    refs = [sample.ref for sample in open_dataset(plate_folder).test]
+    write_outputs(fitted.detector.predict(refs[:1]), refs, tmp_path / "out", overlays=True)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+
+    def interrupted() -> Iterator[Prediction]:
+        yield from fitted.detector.predict(refs[:5])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_outputs(interrupted(), refs, tmp_path / "out", maps=True, overlays=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 def test_evaluation_counts_and_rounds_nothing(fitted: SoftPatch, plate_folder: Path) -> None:

@@ -24,6 +24,10 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     # torch takes a second to import; `softpatch --help` should not wait for it
     if name in _HOMES:

@@ -2,18 +2,17 @@
 
 import json
 import os
+import signal
 import sys
+import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 import softpatch
 from softpatch.config import Runtime, Settings
 from softpatch.errors import SoftPatchError
-
-if TYPE_CHECKING:
-    from softpatch.data.images import ImageRef
 
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -23,7 +22,6 @@ _FEW_IMAGES = 50
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Find defects in product images, learning from a folder as it is: unlabelled, and partly defective.",
 )
@@ -39,6 +37,7 @@ BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 Layout = Annotated[str, typer.Option(help="How the folder is laid out: auto, folder, mvtec, visa or btad.")]
 Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
+Version = Annotated[bool, typer.Option("--version", help="Show the version and leave.")]
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
 ModelOutput = Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")]
@@ -67,9 +66,10 @@ def fit(
     strict: Strict = False,
 ) -> None:
     """Learn a product from images of which some may be defective, and write a model file."""
-    from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage
+    from softpatch.data.layouts import split_refs
     from softpatch.estimator import SoftPatch
+    from softpatch.model_file import check_can_save
     from softpatch.terminal import list_skipped, progress_bar, say
 
     detector = SoftPatch(
@@ -87,10 +87,8 @@ def fit(
         workers=workers,
         offline=offline,
     )
-    check_can_write(output)
-    if output.exists() and output.suffix != ".safetensors":
-        _fail(f"{output} exists and is no .safetensors file; name another model file with -o")
-    training, note = _images_of(images, "train", layout, category)
+    check_can_save(output)
+    training, note = split_refs(images, "train", layout=layout, category=category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
         detector.fit(training, on_skip=None if strict else skipped.append, progress=progress)
@@ -129,13 +127,14 @@ def predict(
     """Judge images: write predictions.csv, predictions.jsonl, skipped.csv, and maps and overlays if asked."""
     from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage
+    from softpatch.data.layouts import split_refs
     from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
     from softpatch.review.tables import write_skipped
     from softpatch.terminal import list_skipped, progress_bar, say
 
     check_can_write(output / "predictions.csv")
-    refs, note = _images_of(images, "test", layout, category)
+    refs, note = split_refs(images, "test", layout=layout, category=category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
         detector = SoftPatch.load(
@@ -184,6 +183,8 @@ def evaluate(
 
     if json_file is not None:
         check_can_write(json_file)
+        if json_file.exists() and json_file.suffix != ".json":
+            _fail(f"{json_file} exists and is no .json file; name another with --json")
     samples = open_dataset(dataset, layout=layout, category=category).test
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
@@ -223,14 +224,18 @@ def demo(
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False) -> None:
+def _root(context: typer.Context, version: Version = False) -> None:
     if version:
         print(f"softpatch {softpatch.__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        print(context.get_help())
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line: exit status 0, 2 for a user's error (one line on standard error), 130 for Ctrl-C."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, _interrupt_once)
     try:
         status = app(arguments, standalone_mode=False)
     except _USAGE_ERROR as error:
@@ -260,6 +265,11 @@ def main(arguments: list[str] | None = None) -> None:
     sys.exit(status or 0)
 
 
+def _interrupt_once(*_: object) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not disturb the tidying up
+    raise KeyboardInterrupt
+
+
 def _interrupted() -> NoReturn:
     print("softpatch: interrupted", file=sys.stderr)
     sys.exit(_INTERRUPTED)
@@ -270,23 +280,6 @@ def _fail(message: str) -> NoReturn:
 
     say(f"softpatch: error: {' '.join(message.split())}")
     sys.exit(2)
-
-
-def _images_of(paths: list[Path], part: str, layout: str, category: str | None) -> "tuple[list[ImageRef], str]":
-    """All images at the paths, or one part, "train" or "test", of a folder laid out as a dataset, and a note on it."""
-    from softpatch.data.images import image_refs
-    from softpatch.data.layouts import open_dataset, recognise_layout
-
-    if layout == "auto":
-        layout = recognise_layout(paths[0]) if len(paths) == 1 else "folder"
-    if layout == "folder":
-        return image_refs(paths), ""
-    if len(paths) > 1:
-        _fail(f"layout {layout!r} goes with the one folder of a dataset, not with {len(paths)} paths")
-    dataset = open_dataset(paths[0], layout=layout, category=category)
-    samples = dataset.train if part == "train" else dataset.test
-    note = f"Note: {paths[0]} is a dataset in the {layout} layout; only its {part} images are used."
-    return [sample.ref for sample in samples], note
 
 
 def _readable(value: Any) -> str:

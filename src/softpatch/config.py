@@ -76,8 +76,8 @@ class Settings:
         for name in ("embedding_dim", "lof_neighbors", "projected_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}; it is a whole number, 0 or more")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"seed is {self.seed}; it is a whole number from 0 to 2**63 - 1")
         if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):
             raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
 
@@ -103,6 +103,7 @@ class Runtime:
 
     def __post_init__(self) -> None:
         _check_types(self)
+        _one_of("device", self.device, ("auto", "cpu", "cuda"))
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
@@ -130,6 +131,7 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
 
     Raises `InputError` for an unknown preset or setting, or a value out of its range.
     """
+    preset = preset.lower()
     _one_of("preset", preset, tuple(PRESETS))
     known = {field.name for field in fields(Settings)}
     for name in overrides:

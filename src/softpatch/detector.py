@@ -9,7 +9,7 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf
 
 import torch
 from torch import Tensor
@@ -146,8 +146,9 @@ class Detector:
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
-        if threshold is not None and not isfinite(threshold):
-            raise InputError(f"threshold is {threshold}; it must be a finite number")
+        if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold < inf):
+            raise InputError(f"threshold is {threshold!r}; it must be a number, 0 or more")
+        strictness = 1.0 if threshold is None or not self.threshold else threshold / self.threshold
         framing = Framing(self.settings.resize, self.settings.crop)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid
@@ -176,7 +177,7 @@ class Detector:
                     width=width,
                     height=height,
                     anomaly_map=maps[i],
-                    map_threshold=self.map_threshold,
+                    map_threshold=self.map_threshold * strictness,
                     framing=framing,
                 )
             done += len(batch)

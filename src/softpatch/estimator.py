@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from softpatch.config import Runtime, Settings, preset_settings
-from softpatch.data.images import Images, SkippedImage, image_refs
+from softpatch.data.images import Images, SkippedImage
+from softpatch.data.layouts import split_refs
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.features.weights import resolve_weights
@@ -108,12 +109,12 @@ class SoftPatch:
         """Learn what nominal images look like from `images`, some of which may be anomalous.
 
         `images` is a folder, a list of paths, PIL images, an (N, H, W, 3) uint8 array or an (N, 3, H, W) float tensor
-        in [0, 1]. An unreadable image goes to `on_skip`, or raises `ImageError` where none is given. Raises
-        `InputError` for too few images and `WeightsError` where the backbone's weights cannot be had.
+        in [0, 1]; of a folder laid out as a dataset (MVTec AD, VisA, BTAD) its training images. An unreadable image
+        goes to `on_skip`, or raises `ImageError` where none is given. Raises `InputError` for too few
+        images and `WeightsError` where the backbone's weights cannot be had.
         """
-        self._detector = Detector.fit(
-            image_refs(images), self.settings, self._runtime, on_skip=on_skip, progress=progress
-        )
+        refs, _ = split_refs(images, "train")
+        self._detector = Detector.fit(refs, self.settings, self._runtime, on_skip=on_skip, progress=progress)
         return self
 
     def predict(
@@ -124,7 +125,11 @@ class SoftPatch:
         on_skip: Callable[[SkippedImage], None] | None = None,
         progress: Progress = silent,
     ) -> list[Prediction]:
-        """Judge images, in order. `threshold` replaces the calibrated one. For a long list, use `predict_each`."""
+        """Judge images, in order: of a folder laid out as a dataset, its test images.
+
+        `threshold` replaces the calibrated one, and scales that of the maps alike. An unreadable image goes to
+        `on_skip`, or raises `ImageError` where none is given. For a long list, use `predict_each`.
+        """
         return list(self.predict_each(images, threshold=threshold, on_skip=on_skip, progress=progress))
 
     def predict_each(
@@ -136,7 +141,8 @@ class SoftPatch:
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Judge images one at a time, so that no more than a batch of maps is held in memory."""
-        return self.detector.predict(image_refs(images), threshold=threshold, on_skip=on_skip, progress=progress)
+        refs, _ = split_refs(images, "test")
+        return self.detector.predict(refs, threshold=threshold, on_skip=on_skip, progress=progress)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector to one safetensors file, whole or not at all."""

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import softpatch
-from softpatch.atomic import replacing
+from softpatch.atomic import check_can_write, replacing
 from softpatch.config import Runtime, Settings
 from softpatch.detector import Detector, PatchDetector
-from softpatch.errors import ModelFileError, WeightsError
+from softpatch.errors import InputError, ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.bank import MemoryBank
@@ -29,8 +29,23 @@ FORMAT_VERSION = 1
 _HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
 
 
+def check_can_save(path: Path) -> None:
+    """Raise `InputError` where no model can be written, or where a file lies that is not a softpatch model."""
+    check_can_write(path)
+    if not path.exists():
+        return
+    try:
+        with safe_open(path, framework="pt") as file:
+            is_model = _HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        is_model = False
+    if not is_model:
+        raise InputError(f"{path} exists and is not a softpatch model; name another file, or remove it first")
+
+
 def save_detector(detector: Detector, path: Path) -> None:
-    """Write a model file, whole or not at all. Raises `InputError` where the folder cannot be written to."""
+    """Write a model file, whole or not at all. Raises `InputError` as `check_can_save` does."""
+    check_can_save(path)
     banks = detector.banks
     tensors = _bank_tensors("classification", banks.classification)
     if banks.segmentation is not banks.classification:
@@ -104,6 +119,8 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; first comes the model file that `softpatch fit` wrote, then images")
     if not path.is_file():
         raise ModelFileError(f"{path} does not exist; give a model file that `softpatch fit` wrote")
     try:

@@ -46,10 +46,10 @@ class Framing:
         return self._crop(mask)
 
     def to_original(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
-        """Map a point of the crop to the original image; pixel centres are at whole numbers."""
+        """Map a point of the crop to the original image, and never beyond; pixel centres are at whole numbers."""
         x_original = (x + self.margin + 0.5) * width / self.resize - 0.5
         y_original = (y + self.margin + 0.5) * height / self.resize - 0.5
-        return x_original, y_original
+        return min(max(x_original, 0.0), width - 1.0), min(max(y_original, 0.0), height - 1.0)
 
     def map_to_original(self, anomaly_map: Tensor, width: int, height: int) -> Tensor:
         """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.

@@ -35,6 +35,8 @@ _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+_OTHER_SUFFIXES = (".gif", ".heic", ".heif", ".avif", ".jp2", ".jxl", ".dng", ".pgm", ".ppm")
+"""Images of kinds that are not read: listed in a folder too, so that they are reported rather than overlooked."""
 PREDICTIONS = "predictions.jsonl"
 """The table that `predict` leaves in a folder, beside its `maps` and `overlays`."""
 MAX_PIXELS = 200_000_000
@@ -130,8 +132,9 @@ def without_repeats(refs: Sequence[ImageRef]) -> tuple[list[ImageRef], list[Skip
 def image_files(path: Path) -> list[Path]:
     """List the image files at `path`: the file itself, or every image below a folder, sorted by path.
 
-    Files are told by their suffix (`IMAGE_SUFFIXES`, in any case). Passed over are names that begin with a dot, links
-    to folders, and the maps and overlays of an earlier prediction. Raises `InputError` where there is nothing to read.
+    Files are told by their suffix, in any case, those of kinds that cannot be read among them. Passed over are names
+    that begin with a dot, links to folders, and the maps and overlays of an earlier prediction. Raises
+    `InputError` where there is nothing to read.
     """
     try:
         if path.is_file():
@@ -144,7 +147,7 @@ def image_files(path: Path) -> list[Path]:
     found = [
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in IMAGE_SUFFIXES
+        if file.suffix.lower() in (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
         and not any(part.startswith(".") for part in file.relative_to(path).parts)
         and file.is_file()
     ]

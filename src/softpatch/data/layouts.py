@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from softpatch.data.images import IMAGE_SUFFIXES, ImageRef, file_ref, image_files, read_image
+from softpatch.data.images import IMAGE_SUFFIXES, ImageRef, Images, file_ref, image_files, image_refs, read_image
 from softpatch.errors import ImageError, InputError
 
 LAYOUTS: tuple[str, ...] = ("folder", "mvtec", "visa", "btad")
@@ -103,6 +103,27 @@ def open_dataset(root: Path, *, layout: str = "auto", category: str | None = Non
         return _open_visa(folder) if layout == "visa" else _open_kinds(folder, layout)
     except OSError as error:
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
+
+
+def split_refs(
+    images: Images, part: str, *, layout: str = "auto", category: str | None = None
+) -> tuple[list[ImageRef], str]:
+    """What `images` name, but of a folder laid out as a dataset only one part, "train" or "test"; and a note on it.
+
+    Raises `InputError` as `open_dataset` and `image_refs` do, and for a `layout` that goes with no single folder.
+    """
+    paths = [images] if isinstance(images, (str, Path)) else images
+    root = Path(paths[0]) if isinstance(paths, list) and len(paths) == 1 and isinstance(paths[0], (str, Path)) else None
+    if layout == "auto":
+        layout = recognise_layout(root) if root else "folder"
+    if layout == "folder":
+        return image_refs(images), ""
+    if root is None:
+        raise InputError(f"layout {layout!r} goes with the one folder of a dataset, not with several images")
+    dataset = open_dataset(root, layout=layout, category=category)
+    samples = dataset.train if part == "train" else dataset.test
+    note = f"Note: {root} is a dataset in the {layout} layout; only its {part} images are used."
+    return [sample.ref for sample in samples], note
 
 
 def _is_category(folder: Path, layout: str) -> bool:

@@ -13,6 +13,7 @@ from softpatch.atomic import replacing
 from softpatch.results import Prediction
 
 _OUTLINE = np.array([1.0, 1.0, 1.0])
+_FRAME = (217, 0, 13)
 _OPACITY = 0.75
 _FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thresholds
 
@@ -25,8 +26,16 @@ def save_map(prediction: Prediction, path: Path) -> None:
 
 
 def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
-    """Write the image (3, height, width) in [0, 1] with its heat map over it, as PNG (see `overlay`)."""
+    """Write the image (3, height, width) in [0, 1] with its heat map over it, as PNG (see `overlay`).
+
+    A red frame marks an image that is called anomalous.
+    """
     pixels = overlay(image, prediction.map_at_original_size(), prediction.map_threshold)
+    if prediction.is_anomalous:
+        width = max(2, round(max(pixels.shape) / 100))
+        inside = pixels[width:-width, width:-width].copy()
+        pixels[:] = _FRAME
+        pixels[width:-width, width:-width] = inside
     with replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
 
@@ -38,7 +47,7 @@ def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float) -> NDArray
     at 1.7 times; a white line runs around what exceeds the threshold. `anomaly_map` (H, W) may hold NaN, which stays
     untinted.
     """
-    heat = anomaly_map.nan_to_num(0).numpy() / map_threshold
+    heat = anomaly_map.nan_to_num(0).numpy() / max(map_threshold, 1e-12)
     tinted = tint(image, (heat - _FAINTEST) / (_STRONGEST - _FAINTEST))
     above = heat > 1
     thickness = max(1, round(max(above.shape) / 400))
