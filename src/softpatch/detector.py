@@ -132,7 +132,7 @@ class Detector:
         )
         embeddings, grid = _embed_all(refs, framing, backbone, settings, runtime, on_skip, progress)
         banks = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
-        image_scores, map_peaks = _left_out_scores(banks, embeddings, grid, settings, progress)
+        image_scores, map_peaks = left_out_scores(banks, embeddings, grid, settings, progress=progress)
         rate = settings.false_alarm_rate
         thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
         return cls(settings, runtime, backbone, banks, grid, *thresholds, training_images=len(embeddings))
@@ -219,8 +219,13 @@ def _embed_all(
     return embeddings[:done], grid
 
 
-def _left_out_scores(
-    banks: PatchDetector, embeddings: Tensor, grid: tuple[int, int], settings: Settings, progress: Progress
+def left_out_scores(
+    banks: PatchDetector,
+    embeddings: Tensor,
+    grid: tuple[int, int],
+    settings: Settings,
+    *,
+    progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
     """Image scores (n,) and map maxima (n,) of training images, each scored without the patches it gave itself."""
     count = len(embeddings)
