@@ -67,6 +67,40 @@ def test_nothing_that_could_be_judged_is_an_error(capsys, model: Path, tmp_path:
     code, out, err = run(capsys, "predict", model, tmp_path / "empty.png", "-o", tmp_path / "r")
     assert (code, out) == (2, "")
     assert "none of the images could be read" in err
+    assert "empty.png: the file is empty" in err
+
+
+def test_a_run_that_judges_nothing_leaves_earlier_answers(capsys, model: Path, plate_folder: Path, tmp_path) -> None:
+    run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r")
+    before = (tmp_path / "r/predictions.csv").read_bytes()
+    (tmp_path / "empty.png").write_bytes(b"")
+    assert run(capsys, "predict", model, tmp_path / "empty.png", "-o", tmp_path / "r")[0] == 2
+    assert (tmp_path / "r/predictions.csv").read_bytes() == before
+
+
+def test_a_fit_that_fails_says_which_images_were_bad(capsys, plate_folder: Path, tmp_path: Path) -> None:
+    for path in sorted((plate_folder / "train/good").iterdir())[:9]:
+        path.write_bytes(b"no image")
+    code, _, err = run(capsys, "fit", plate_folder, "-o", tmp_path / "m.safetensors", *TINY)
+    assert code == 2
+    assert "4 usable training images are too few" in err
+    assert "008.png: the file is not a PNG" in err
+
+
+def test_outputs_in_the_way_are_noticed_before_the_work(capsys, model: Path, plate_folder: Path, tmp_path) -> None:
+    (tmp_path / "r/skipped.csv").mkdir(parents=True)
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r")
+    assert code == 2
+    assert "skipped.csv: it is a folder" in err
+
+
+def test_an_evaluation_of_nothing_is_an_error(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    for path in (plate_folder / "test").rglob("*.png"):
+        path.write_bytes(b"")
+    code, _, err = run(capsys, "evaluate", model, plate_folder, "--json", tmp_path / "metrics.json")
+    assert code == 2
+    assert "none of the test images could be read" in err
+    assert not (tmp_path / "metrics.json").exists()
 
 
 def test_a_fit_lists_every_image_that_it_left_out(capsys, plate_folder: Path, tmp_path: Path) -> None:
@@ -153,7 +187,7 @@ def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Pat
         (["fit", "{folder}", "--backbone", "resnet17"], "'resnet17' is not a timm model"),
         (["fit", "{folder}", "--layers", "layer9"], "no layer 'layer9'"),
         (["fit", "{folder}", "--weights", "missing.safetensors"], "missing.safetensors does not exist"),
-        (["fit", "{folder}", "--crop", "500"], "crop 500"),
+        (["fit", "{folder}", "--crop", "500"], "crop is 500"),
         (["fit", "{folder}", "--resize", "big"], "--resize"),
         (["fit", "{folder}", "--coreset-ratio", "7"], "coreset_ratio is 7"),
         (["fit", "{folder}", "--false-alarm-rate", "0"], "false_alarm_rate is 0"),

@@ -325,7 +325,7 @@ def test_only_our_own_limit_counts(tmp_path: Path, name: str, monkeypatch: pytes
         (np.full((4, 4), np.nan, np.float32), "not finite"),
         (np.full((4, 4), 1e300), "not finite"),
         (np.full((4, 4), 1.5, np.float32), r"run from 1.5 to 1.5; .* float images 0 to 1"),
-        (np.full((4, 4), 100, np.int8), "signed 8-bit"),
+        (np.full((4, 4), 100, np.int8), "int8 values"),
         (np.full((4, 4), -1, np.int16), r"run from -1 to -1"),
         (np.full((4, 4), 70_000, np.uint32), r"run from 70000 to 70000; 16-bit images hold 0 to 65535"),
     ],
@@ -378,6 +378,29 @@ def test_image_files_are_sorted_and_filtered(tmp_path: Path) -> None:
     found = [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)]
     assert found == ["a/z.jpeg", "b.PNG", "folder.png/d.tiff"]
     assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # named by hand, so it is tried
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(top: Path, onerror: Callable[[OSError], None]) -> list[object]:
+        onerror(PermissionError(13, "Permission denied", str(top / "locked")))
+        return []
+
+    monkeypatch.setattr("os.walk", refuse)
+    with pytest.raises(InputError, match="locked cannot be read: Permission denied"):
+        image_files(tmp_path)
+
+
+def test_an_uncompressed_tiff_smaller_than_its_pixels(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "bomb.tif", np.zeros((64, 64), np.float32))
+    data = bytearray((tmp_path / "bomb.tif").read_bytes())
+    for tag in (256, 257):  # width and length: 9000 instead of 64
+        place = data.index(
+            struct.pack("<HH", tag, 4) if struct.pack("<HH", tag, 4) in data else struct.pack("<HH", tag, 3)
+        )
+        data[place + 8 : place + 12] = struct.pack("<I", 9000)
+    (tmp_path / "bomb.tif").write_bytes(bytes(data))
+    with pytest.raises(ImageError, match="smaller than its pixels"):
+        read_image(tmp_path / "bomb.tif")
 
 
 def test_pictures_of_an_earlier_prediction_are_passed_over(tmp_path: Path) -> None:

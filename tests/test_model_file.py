@@ -132,6 +132,11 @@ def test_senseless_header(model: Path, header: str) -> None:
         ({"settings": {"backbone": "resnet18", "colour": 1}}, "colour"),
         ({"settings": {"backbone": "resnet18", "crop": "64"}}, "crop is '64'"),
         ({"settings": {"backbone": "resnet34"}}, "'resnet18' in one place and 'resnet34' in another"),
+        ({"settings": []}, "not a sensible"),
+        ({"settings": {"backbone": "resnet18", "crop": 10**9}}, "crop is 1000000000"),
+        ({"settings": {"backbone": "resnet18", "smoothing_sigma": 1e-200}}, "smoothing_sigma is 1e-200"),
+        ({"settings": {"backbone": "resnet18", "embedding_dim": 10**400}}, "embedding_dim is 1000"),
+        ({"threshold": 0}, "threshold is 0"),
         ({"backbone": {}}, "not a sensible"),
         ({"backbone": {"name": "resnet18", "layers": [1], "digest": ""}}, "backbone is"),
     ],
@@ -164,6 +169,8 @@ def test_a_header_too_deep_to_parse(model: Path) -> None:
         ("patches", lambda tensor: tensor.half(), "not float32"),
         ("owners", lambda tensor: tensor.float(), "not float32"),
         ("patches", lambda tensor: tensor * torch.inf, "not finite"),
+        ("patches", lambda tensor: tensor * 1e30, "absurdly large"),
+        ("weights", lambda tensor: tensor * 3e37, "absurdly large"),
         ("weights", lambda tensor: -tensor, "negative"),
         ("owners", lambda tensor: tensor - 100, "negative"),
         ("patches", lambda tensor: tensor[:, 1:].contiguous(), "different sizes"),
@@ -237,13 +244,32 @@ def test_weights_file_that_moved(good_images, tmp_path: Path, monkeypatch) -> No
     assert SoftPatch.load(path, weights=moved).predict(good_images[:1])
 
 
+def test_a_loaded_model_does_not_hang_on_its_file(model: Path, defective_images) -> None:
+    loaded = SoftPatch.load(model)
+    before = [answer.image_score for answer in loaded.predict(defective_images)]
+    with model.open("r+b") as file:  # in place, as a copy onto it would
+        file.seek(model.stat().st_size // 2)
+        file.write(b"\xff" * 10_000)
+    assert [answer.image_score for answer in loaded.predict(defective_images)] == before
+
+
+def test_a_full_disk_is_an_input_error(fitted: SoftPatch, tmp_path: Path, monkeypatch) -> None:
+    def full(*_args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match=r"cannot write .*: No space left on device"):
+        fitted.save(tmp_path / "model.safetensors")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_failed_save_leaves_the_old_file(model: Path, fitted: SoftPatch, monkeypatch) -> None:
     before = model.read_bytes()
 
     def fail(*_args: object, **_kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("softpatch.model_file.save_file", fail)
+    monkeypatch.setattr("softpatch.model_file.save", fail)
     with pytest.raises(KeyboardInterrupt):
         fitted.save(model)
     assert model.read_bytes() == before

@@ -70,7 +70,7 @@ def fit(
     from softpatch.data.layouts import split_refs
     from softpatch.estimator import SoftPatch
     from softpatch.model_file import check_can_save
-    from softpatch.terminal import list_skipped, progress_bar, say
+    from softpatch.terminal import list_skipped, printable, progress_bar, say
 
     detector = SoftPatch(
         preset=preset,
@@ -90,10 +90,12 @@ def fit(
     check_can_save(output)
     training, note = split_refs(images, "train", layout=layout, category=category)
     skipped: list[SkippedImage] = []
-    with progress_bar() as progress:
-        detector.fit(training, on_skip=None if strict else skipped.append, progress=progress)
-    detector.save(output)
-    list_skipped(skipped)
+    try:
+        with progress_bar() as progress:
+            detector.fit(training, on_skip=None if strict else skipped.append, progress=progress)
+        detector.save(output)
+    finally:
+        list_skipped(skipped)
     if note:
         say(note)
     if crop < resize:
@@ -102,7 +104,7 @@ def fit(
     fitted = detector.detector
     if fitted.training_images < _FEW_IMAGES:
         say(f"Note: {fitted.training_images} images are few; take {_FEW_IMAGES} or more for a threshold to rely on.")
-    print(f"{output}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
+    print(f"{printable(str(output))}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
 
 
 @app.command()
@@ -131,32 +133,35 @@ def predict(
     from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
     from softpatch.review.tables import write_skipped
-    from softpatch.terminal import list_skipped, progress_bar, say
+    from softpatch.terminal import list_skipped, printable, progress_bar, say
 
-    check_can_write(output / "predictions.csv")
+    for name in ("predictions.csv", "predictions.jsonl", "skipped.csv"):
+        check_can_write(output / name)
     refs, note = split_refs(images, "test", layout=layout, category=category)
     skipped: list[SkippedImage] = []
-    with progress_bar() as progress:
-        detector = SoftPatch.load(
-            model,
-            weights=weights,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            offline=offline,
-            progress=progress,
-        )
-        predictions = detector.predict_each(
-            refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
-        )
-        judged, anomalous = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
-    write_skipped(skipped, output / "skipped.csv")
-    list_skipped(skipped, output / "skipped.csv")
+    table: Path | None = None
+    try:
+        with progress_bar() as progress:
+            detector = SoftPatch.load(
+                model,
+                weights=weights,
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                offline=offline,
+                progress=progress,
+            )
+            predictions = detector.predict_each(
+                refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
+            )
+            judged, anomalous = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
+        write_skipped(skipped, output / "skipped.csv")
+        table = output / "skipped.csv"
+    finally:
+        list_skipped(skipped, table)
     if note:
         say(note)
-    if not judged:
-        _fail("none of the images could be read, for the reasons listed")
-    print(f"{output / 'predictions.csv'}: {judged} images, {anomalous} anomalous")
+    print(f"{printable(str(output / 'predictions.csv'))}: {judged} images, {anomalous} anomalous")
 
 
 @app.command()

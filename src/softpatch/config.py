@@ -65,17 +65,19 @@ class Settings:
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
         _one_of("discard_rule", self.discard_rule, DISCARD_RULES)
         _one_of("rank_scope", self.rank_scope, RANK_SCOPES)
+        _within("resize", self.resize, 32, 16384)
+        _within("crop", self.crop, 32, self.resize)
         _within("discard_fraction", self.discard_fraction, 0, 0.95)
         if self.segmentation_discard_fraction is not None:
             _within("segmentation_discard_fraction", self.segmentation_discard_fraction, 0, 0.95)
         _within("weight_clip_quantile", self.weight_clip_quantile, 0, 1)
         _within("coreset_ratio", self.coreset_ratio, 1e-5, 1)
         _within("false_alarm_rate", self.false_alarm_rate, 1e-4, 0.5)
-        _within("smoothing_sigma", self.smoothing_sigma, 0, 100)
+        if self.smoothing_sigma != 0:  # 0 leaves the map as it is
+            _within("smoothing_sigma", self.smoothing_sigma, 0.1, 100)
         _within("gaussian_epsilon", self.gaussian_epsilon, 1e-6, 1e6)
         for name in ("embedding_dim", "lof_neighbors", "projected_dim"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+            _within(name, getattr(self, name), 1, 65536)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; it is a whole number from 0 to 2**63 - 1")
         if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):

@@ -131,6 +131,7 @@ class Detector:
             progress=progress,
         )
         embeddings, grid = _embed_all(refs, framing, backbone, settings, runtime, on_skip, progress)
+        _need_images(len(embeddings), settings)
         banks = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
         image_scores, map_peaks = left_out_scores(banks, embeddings, grid, settings, progress=progress)
         rate = settings.false_alarm_rate

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 import softpatch
@@ -26,6 +26,7 @@ from softpatch.memory.bank import MemoryBank
 from softpatch.progress import Progress, silent
 
 FORMAT_VERSION = 1
+_LARGEST = 1e9  # of a feature or a weight; more would overflow in a distance
 _HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
 
 
@@ -66,7 +67,7 @@ def save_detector(detector: Detector, path: Path) -> None:
     }
     header["digest"] = _digest(header, tensors)
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={_HEADER: json.dumps(header, sort_keys=True)})
+        temporary.write_bytes(save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, progress: Progress = silent) -> Detector:
@@ -90,7 +91,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
         threshold = _number(header["threshold"], "threshold")
         map_threshold = _number(header["map_threshold"], "map_threshold")
         training_images = _whole(header["training_images"], "training_images")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
     device = torch_device(runtime.device)
     try:
@@ -130,8 +131,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise ModelFileError(f"{path} is a safetensors file but not a softpatch model")
             header = json.loads(metadata[_HEADER])
             _refuse_newer(path, header)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  not a dict
+    except (SafetensorError, OSError, ValueError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path} is cut short or not a model file ({error}); copy it again or fit anew") from error
     if header.pop("digest", None) != _digest(header, tensors):
         raise ModelFileError(f"{path} was altered after it was written; copy it again or fit anew")
@@ -189,15 +190,15 @@ def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
         raise ValueError(f"the tensors of its {name} bank do not belong together")
     if (bank.patches.dtype, bank.weights.dtype, bank.owners.dtype) != (torch.float32, torch.float32, torch.int64):
         raise ValueError(f"the tensors of its {name} bank are not float32, float32 and int64")
-    if not (bank.patches.isfinite().all() and bank.weights.isfinite().all()):
-        raise ValueError(f"its {name} bank holds values that are not finite numbers")
+    if not (bank.patches.abs().max() < _LARGEST and bank.weights.max() < _LARGEST):
+        raise ValueError(f"its {name} bank holds values that are not finite numbers, or absurdly large")
     if bank.weights.min() < 0 or bank.owners.min() < 0:
         raise ValueError(f"its {name} bank holds negative weights or image numbers")
     return bank
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < inf:
         raise ValueError(f"{name} is {value!r}")
     return float(value)
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from softpatch.atomic import replacing
 from softpatch.data.flange import HOLE_CIRCLE, KINDS, Defect, photograph
 from softpatch.errors import InputError
 
@@ -98,8 +99,8 @@ def _write_test(folder: Path, rng: np.random.Generator, good: int, anomalous: in
 
 
 def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, compress_level=1)
+    with replacing(path) as temporary:
+        Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
 
 
 def _line_faults(rng: np.random.Generator, count: int) -> Iterator[Defect]:

@@ -5,6 +5,7 @@ a way to read the image later. Nothing is decoded before it is needed, so a long
 """
 
 import logging
+import os
 import re
 import threading
 import warnings
@@ -144,19 +145,20 @@ def image_files(path: Path) -> list[Path]:
         raise InputError(f"{path} cannot be read: {error.strerror}; give an image file or a folder") from error
     if not is_folder:
         raise InputError(f"{path} does not exist; give an image file or a folder of images")
-    found = [
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
-        and not any(part.startswith(".") for part in file.relative_to(path).parts)
-        and file.is_file()
-    ]
-    made = [table.parent / name for table in path.rglob(PREDICTIONS) for name in ("maps", "overlays")]
-    if made:
-        found = [file for file in found if not any(folder in file.parents for folder in made)]
+    found: list[Path] = []
+    for name, folders, files in os.walk(path, onerror=_refuse_folder):
+        made = ("maps", "overlays") if PREDICTIONS in files else ()
+        folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in made]
+        suffixes = (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
+        paths = [Path(name, file) for file in files if not file.startswith(".")]
+        found += [file for file in paths if file.suffix.lower() in suffixes and file.is_file()]
     if not found:
         raise InputError(f"{path} holds no images; softpatch reads {', '.join(IMAGE_SUFFIXES)}")
     return sorted(found)
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read: {error.strerror}; make it readable or leave it out") from error
 
 
 def read_image(path: Path) -> Tensor:
@@ -306,6 +308,8 @@ def _read_uncompressed_tiff(path: Path) -> Tensor | None:
         if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel not in (1, 3):
             return None
         _refuse_absurd_size(page.imagewidth, page.imagelength)
+        if page.nbytes > path.stat().st_size:  # uncompressed, so the file holds every byte
+            raise ImageError("the file is cut short or damaged: it is smaller than its pixels")
         pixels = page.asarray()
         orientation = page.tags.valueof("Orientation", 1)
     if page.axes == "SYX":
@@ -342,8 +346,8 @@ def _unit_range(pixels: np.ndarray) -> Tensor:
         values = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
     if pixels.dtype == np.uint8:
         return values.div_(255)
-    if pixels.dtype == np.int8:
-        raise ImageError("the image holds signed 8-bit values; save it with unsigned ones")
+    if pixels.dtype == np.int8 or pixels.dtype.kind == "c":
+        raise ImageError(f"the image holds {pixels.dtype} values; save it with unsigned integers or floats")
     if not torch.isfinite(values).all():
         raise ImageError("the image holds values that are not finite numbers")
     if pixels.dtype.kind in "iu":

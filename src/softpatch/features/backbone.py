@@ -145,7 +145,7 @@ def _choose_layers(model: Any, name: str, layers: Sequence[str] | None) -> list[
     for layer in layers:
         if layer in names:
             chosen.add(names.index(layer))
-        elif layer.isdigit() and int(layer) < len(names):
+        elif layer.isdecimal() and len(layer) < 4 and int(layer) < len(names):
             chosen.add(int(layer))
         else:
             raise InputError(f"backbone {name!r} has no layer {layer!r}; it has {', '.join(names)}")
@@ -179,6 +179,10 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
             raise WeightsError(
                 f"weights file {path} has {key!r} of shape {tuple(state[key].shape)}, but the backbone needs "
                 f"{tuple(needed[key].shape)}; give the weights of this very model"
+            )
+        if not state[key].isfinite().all():
+            raise WeightsError(
+                f"weights file {path} has {key!r} with values that are not finite numbers; fetch it again"
             )
     model.load_state_dict({key: state[key] for key in needed}, strict=False)
 

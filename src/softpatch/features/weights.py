@@ -4,6 +4,7 @@ Torch files are read with `weights_only=True`; `offline` never downloads."""
 
 import hashlib
 import logging
+import warnings
 from pathlib import Path
 
 import torch
@@ -35,7 +36,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # it remarks on old kinds of files, which are refused below
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} cannot be read ({error}); fetch it again") from error
     except Exception as error:  # torch.load raises many types, unpickling refusals among them
@@ -45,9 +47,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(loaded, dict) and isinstance(loaded.get(key), dict):
             loaded = loaded[key]
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise WeightsError(f"weights file {path} holds no state dict; save `model.state_dict()` into it")
+    if not isinstance(loaded, dict) or not all(_is_plain(value) for value in loaded.values()):
+        raise WeightsError(f"weights file {path} holds no state dict of plain tensors; save `model.state_dict()`")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _is_plain(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        return False
+    return not (value.is_meta or value.is_quantized or value.is_nested or value.is_complex())
 
 
 def hub_file(backbone: str, hub_id: str | None, *, offline: bool, progress: Progress = silent) -> Path:

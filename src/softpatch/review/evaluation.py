@@ -63,6 +63,8 @@ def evaluate(
         if mask is not None:
             masks.append(mask)
             maps.append(prediction.anomaly_map.numpy())
+    if not labels:
+        raise InputError("none of the test images could be read; nothing was measured")
     truth, image_scores = np.array(labels, dtype=bool), np.array(scores, dtype=np.float32)
     called = image_scores > detector.threshold
     return Evaluation(

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from torch import Tensor
+
 from softpatch.data.images import ImageRef
-from softpatch.errors import InputError
+from softpatch.errors import ImageError, InputError
 from softpatch.results import Prediction
 from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.tables import prediction_tables
@@ -23,7 +25,7 @@ def write_outputs(
 
     `refs` are the images that `predictions` judge. Files are named after the image's path below the folder that all
     images share: `maps/good/000.png.tiff`, `overlays/good/000.png.png`. All of them appear when the last image is
-    judged; a run that fails or is interrupted leaves the folder as it was.
+    judged; a run that fails or is interrupted leaves the folder as it was. Raises `InputError` where none was judged.
     """
     by_name = {ref.name: ref for ref in refs}
     root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in by_name])  # noqa: PTH100, PTH120  no ".."
@@ -35,11 +37,23 @@ def write_outputs(
             if maps:
                 save_map(prediction, staged / "maps" / name.parent / _file_name(name.name, ".tiff"))
             if overlays:
-                image = by_name[prediction.path].read()
+                image = _read_again(by_name[prediction.path], prediction)
                 save_overlay(image, prediction, staged / "overlays" / name.parent / _file_name(name.name, ".png"))
             judged += 1
             anomalous += prediction.is_anomalous
+        if not judged:
+            raise InputError("none of the images could be read; nothing was written")
     return judged, anomalous
+
+
+def _read_again(ref: ImageRef, prediction: Prediction) -> Tensor:
+    try:
+        image = ref.read()
+    except ImageError as error:
+        raise ImageError(f"{ref.name}: {error}") from error
+    if image.shape[1:] != (prediction.height, prediction.width):
+        raise ImageError(f"{ref.name} was changed while it was judged; leave images alone until predict is done")
+    return image
 
 
 @contextmanager
