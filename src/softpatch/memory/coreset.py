@@ -77,11 +77,8 @@ def _principal_axes(centred: Tensor) -> Tensor:
 
 
 def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call; keep the result for later runs where there is a folder to keep it in."""
-    try:
-        return numba.njit(cache=True, nogil=True, fastmath=_FLOATS)(function)
-    except RuntimeError:
-        return numba.njit(nogil=True, fastmath=_FLOATS)(function)
+    """Compile at the first call, in about a second. Nothing is kept on disk: numba's cache is unpickled when read."""
+    return numba.njit(nogil=True, fastmath=_FLOATS)(function)
 
 
 @_compiled
