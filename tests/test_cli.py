@@ -295,31 +295,41 @@ def test_images_of_kinds_that_are_not_read_are_reported(capsys, model: Path, pla
 
 
 @pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
-def test_ctrl_c_leaves_nothing_half_written(model: Path, plate_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "softpatch: interrupted\n"), (signal.SIGTERM, 143, "")]
+)
+def test_a_stop_leaves_nothing_half_written(
+    model: Path, plate_folder: Path, tmp_path: Path, number: int, code: int, said: str
+) -> None:
     results = tmp_path / "results"
     many = [plate_folder / "test"] * 400
-    command = [
-        sys.executable,
-        "-m",
-        "softpatch.cli",
-        "predict",
-        model,
-        *many,
-        "-o",
-        results,
-        "--batch-size",
-        "1",
-        "--maps",
-    ]
+    command = [sys.executable, "-m", "softpatch", "predict", model, *many, "-o", results, "--batch-size", 1, "--maps"]
     with subprocess.Popen([str(part) for part in command], stderr=subprocess.PIPE, text=True) as process:
         for _ in range(600):
             if results.exists() and any(results.iterdir()):
                 break
             time.sleep(0.1)
         for _ in range(3):  # an impatient user
-            process.send_signal(signal.SIGINT)
+            process.send_signal(number)
             time.sleep(0.02)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err == "softpatch: interrupted\n"
+    assert process.returncode == code
+    assert err == said
     assert list(results.iterdir()) == []
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    command = [sys.executable, "-m", "softpatch", "--version"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "softpatch: interrupted\n")
+
+
+def test_the_demo_leaves_other_results_alone(capsys, tmp_path: Path) -> None:
+    (tmp_path / "predictions.csv").write_text("mine")
+    code, _, err = run(capsys, "demo", "-o", tmp_path)
+    assert code == 2
+    assert "holds other files; name a new folder for the demo" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]

@@ -83,6 +83,14 @@ def test_gaussian_is_the_explicit_inverse(images: int, dim: int, epsilon: float)
     assert_close(gaussian(patches, epsilon), mahalanobis(patches, epsilon).float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("images", [8, 30])  # fewer and more than the dimensions
+def test_gaussian_of_values_beyond_reason(images: int) -> None:
+    patches = random_patches(2, images, 6).repeat(1, 1, 2)
+    patches[1] *= 1e14
+    with pytest.raises(InputError, match=r"values up to \S+e\+14 cannot be computed"):
+        gaussian(patches, epsilon=0.01)
+
+
 def test_lof_by_hand() -> None:
     # Points 0, 1, 2, 10 with K = 2. The neighbours: {1, 2}, {0, 2}, {1, 0}, {2, 1}; the K-distances: 2, 1, 2, 9.
     # Reachability distances max(K-distance of the neighbour, distance) and their means:

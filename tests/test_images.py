@@ -1,4 +1,5 @@
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -341,8 +342,11 @@ def test_files_that_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(ImageError, match="cannot be opened: No such file"):
         read_image(tmp_path / "missing.png")
-    with pytest.raises(ImageError, match="cannot be opened: Is a directory"):
+    with pytest.raises(ImageError, match="not an ordinary file"):
         read_image(tmp_path / "folder.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="not an ordinary file"):
+        read_image(tmp_path / "pipe.png")
     with pytest.raises(ImageError, match="cannot be opened: Too many levels of symbolic links"):
         read_image(tmp_path / "loop.png")
 
@@ -376,7 +380,7 @@ def test_image_files_are_sorted_and_filtered(tmp_path: Path) -> None:
     (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
     (tmp_path / "again").symlink_to(tmp_path)
     found = [str(path.relative_to(tmp_path)) for path in image_files(tmp_path)]
-    assert found == ["a/z.jpeg", "b.PNG", "folder.png/d.tiff"]
+    assert found == ["a/z.jpeg", "b.PNG", "folder.png/d.tiff", "loop.png"]  # a broken link is told of when read
     assert image_files(tmp_path / "notes.txt") == [tmp_path / "notes.txt"]  # named by hand, so it is tried
 
 

@@ -220,6 +220,13 @@ def test_broken_rows_of_visa_are_quoted(tmp_path: Path, row: str, message: str) 
     assert "'split': '" + row.split(",")[1] in str(caught.value)
 
 
+def test_an_image_listed_twice(tmp_path: Path) -> None:
+    table = visa(tmp_path, "pcb1") / "split_csv" / "1cls.csv"
+    table.write_text(table.read_text() + "pcb1,test,normal,pcb1/Data/Images/Normal/0001.JPG,\n")
+    with pytest.raises(InputError, match=r"lists .*0001\.JPG 2 times"):
+        open_dataset(tmp_path, category="pcb1")
+
+
 def test_rows_of_other_categories_need_not_exist(tmp_path: Path) -> None:
     table = visa(tmp_path, "pcb1") / "split_csv" / "1cls.csv"
     table.write_text(table.read_text() + "pcb2,test,normal,pcb2/Data/Images/Normal/0001.JPG,\n")

@@ -9,9 +9,11 @@ import argparse
 import json
 import time
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from pictures import draw_pictures
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -27,6 +29,10 @@ SIZES = ((128, 64), (128, 64), (192, 28))
 """Side and number of the pictures of one batch after another."""
 HELD_OUT = 1_000_000_000
 """Seeds from here on are never trained on."""
+WEIGHTS = (1.0, 0.7)
+"""Standard deviation of the student's channels, map by map: the coarse map counts for less in a distance."""
+MARGIN = 16
+"""The teacher sees pictures mirrored this far beyond their border, so that its zero padding leaves no trace."""
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Targets:
-    """How a tap of the teacher becomes what the student learns: (features - mean) @ axes, axes orthonormal."""
+    """How a tap of the teacher becomes what the student learns: (features - mean) @ axes, axes orthogonal.
+
+    They are scaled to `WEIGHTS`: the variance of a map, averaged over its channels, is WEIGHTS².
+    """
 
     means: list[Tensor]
     axes: list[Tensor]
-    variances: list[float]
 
     def __call__(self, taps: list[Tensor]) -> list[Tensor]:
         """Bring taps (B, C, H, W) to targets (B, K, H, W)."""
@@ -84,21 +92,23 @@ def make_targets(teacher: dict[str, Tensor], device: str, batches: int = 24) -> 
                 sums.append(found)
             else:
                 sums[tap] = [old + new for old, new in zip(sums[tap], found, strict=True)]
-    means, axes, variances = [], [], []
-    for (count, total, squares), size in zip(sums, FEATURES, strict=True):
+    means, axes = [], []
+    for (count, total, squares), size, weight in zip(sums, FEATURES, WEIGHTS, strict=True):
         mean = total / count
         covariance = squares / count - mean[:, None] * mean
-        vectors = torch.linalg.eigh(covariance).eigenvectors.flip(1)[:, :size]
+        variances, vectors = (part.flip(-1)[..., :size] for part in torch.linalg.eigh(covariance))
         signs = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
         means.append(mean.float())
-        axes.append((vectors * signs).float())
-        variances.append(float((vectors.T @ covariance @ vectors).diagonal().mean()))
-    return Targets(means, axes, variances)
+        axes.append((vectors * signs * weight / variances.mean().sqrt()).float())
+    return Targets(means, axes)
 
 
 def _taught(teacher: dict[str, Tensor], pictures: Tensor) -> list[Tensor]:
+    wider = F.pad(pictures, (MARGIN, MARGIN, MARGIN, MARGIN), mode="reflect")
     with torch.autocast(pictures.device.type, torch.bfloat16):
-        return teacher_features(teacher, pictures)
+        taps = teacher_features(teacher, wider)
+    margins = (MARGIN * tap.shape[3] // wider.shape[3] for tap in taps)
+    return [tap[..., m:-m, m:-m] for tap, m in zip(taps, margins, strict=True)]
 
 
 def feature_errors(network: nn.Module, teacher: dict[str, Tensor], targets: Targets, device: str) -> list[float]:
@@ -108,12 +118,17 @@ def feature_errors(network: nn.Module, teacher: dict[str, Tensor], targets: Targ
     for batch in range(4):
         pictures = draw_pictures(32, 224, HELD_OUT + 1000 + batch).to(device)
         with torch.inference_mode():
-            for tap, (ours, theirs) in enumerate(
-                zip(network(_scaled(pictures)), targets(_taught(teacher, pictures)), strict=True)
-            ):
-                missed[tap] += float((ours - theirs).square().mean()) / targets.variances[tap] / 4
+            missed += torch.stack(_misses(network(_scaled(pictures)), targets(_taught(teacher, pictures)))) / 4
     network.train()
     return [round(float(value), 4) for value in missed]
+
+
+def _misses(given: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
+    """The squared error of each map as a share of the variance it should have."""
+    return [
+        (ours.float() - theirs).square().mean() / weight**2
+        for ours, theirs, weight in zip(given, wanted, WEIGHTS, strict=True)
+    ]
 
 
 def _scaled(pictures: Tensor) -> Tensor:
@@ -126,9 +141,7 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
     teacher = {name: value.to(device) for name, value in load_teacher(teacher_path).items()}
     targets = make_targets(teacher, device)
     student: nn.Module = BuiltinNetwork(nn.BatchNorm2d).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = torch.optim.swa_utils.AveragedModel(
-        student, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average), use_buffers=True
-    )
+    averaged = torch.optim.swa_utils.AveragedModel(student, avg_fn=partial(_average, recipe.average), use_buffers=True)
     optimiser = torch.optim.AdamW(student.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
     warmup = max(1, round(recipe.warmup * recipe.steps))
     schedule = torch.optim.lr_scheduler.SequentialLR(
@@ -168,25 +181,25 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
             wanted = targets(_taught(teacher, pictures))
             with torch.autocast(pictures.device.type, torch.bfloat16):
                 given = student(_scaled(pictures))
-            loss = torch.stack(
-                [
-                    (ours.float() - theirs).square().mean() / variance
-                    for ours, theirs, variance in zip(given, wanted, targets.variances, strict=True)
-                ]
-            ).sum()
+            loss = torch.stack(_misses(given, wanted)).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)
             optimiser.step()
             schedule.step()
             averaged.update_parameters(student)
-            bars.update(bar, completed=step, description=f"training, loss {float(loss):.3f}")
+            bars.update(bar, completed=step, description=f"training, loss {float(loss.detach()):.3f}")
             if step % 500 == 0 or step == recipe.steps:
                 save(step)
             if time.monotonic() - began > limit_s:
                 save(step)
                 raise SystemExit(f"time is over at step {step} of {recipe.steps}; the same command goes on from here")
     return averaged.module
+
+
+def _average(decay: float, averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
+    """The exponential moving average, with a shorter memory at first: the untrained network is forgotten soon."""
+    return averaged + (current - averaged) * (1 - ((1 + count) / (10 + count)).clamp_max(decay))
 
 
 def write_weights(network: nn.Module, path: Path) -> None:

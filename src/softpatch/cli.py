@@ -2,9 +2,7 @@
 
 import json
 import os
-import signal
 import sys
-import threading
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -17,7 +15,6 @@ from softpatch.errors import SoftPatchError
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
-_INTERRUPTED = 130
 _FEW_IMAGES = 50
 
 app = typer.Typer(
@@ -238,17 +235,13 @@ def _root(context: typer.Context, version: Version = False) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line: exit status 0, 2 for a user's error (one line on standard error), 130 for Ctrl-C."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, _interrupt_once)
+    """Run the command line: exit status 0, or 2 for a user's error, which is one line on standard error."""
     try:
         status = app(arguments, standalone_mode=False)
     except _USAGE_ERROR as error:
         _fail(f"{error.format_message()} See softpatch --help.")
     except SoftPatchError as error:
         _fail(str(error))
-    except (KeyboardInterrupt, typer.Abort):
-        _interrupted()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; say no more
         sys.exit(1)
@@ -265,19 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
             "(SOFTPATCH_TRACEBACK=1 shows where; please report it)"
         )
         sys.exit(1)
-    if status == _INTERRUPTED:  # typer turns Ctrl-C into this
-        _interrupted()
     sys.exit(status or 0)
-
-
-def _interrupt_once(*_: object) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not disturb the tidying up
-    raise KeyboardInterrupt
-
-
-def _interrupted() -> NoReturn:
-    print("softpatch: interrupted", file=sys.stderr)
-    sys.exit(_INTERRUPTED)
 
 
 def _fail(message: str) -> NoReturn:
@@ -291,7 +272,3 @@ def _readable(value: Any) -> str:
     if value is None:
         return "not defined here"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    main()

@@ -18,7 +18,7 @@ RECURRING = {  # where a faulty machine hits: bearing (degrees), distance from t
     "dent": (30.0, 0.52, 0.0, 2),
     "blocked_hole": (120.0, HOLE_CIRCLE, 0.0, 3),
 }
-_TRUTH = "train_truth.csv"
+TRUTH_TABLE = "train_truth.csv"
 
 
 def write_demo_dataset(
@@ -48,7 +48,7 @@ def write_demo_dataset(
     _check_counts(seed, train_good, train_anomalous, test_good, test_anomalous)
     if not 128 <= size <= 2048:
         raise InputError(f"size is {size}; the demo images are 128 to 2048 pixels wide")
-    ours = (folder / _TRUTH).is_file()
+    ours = (folder / TRUTH_TABLE).is_file()
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not ours):
         raise InputError(f"{folder} is not an empty folder; name a new one for the demo images")
     train_rng, test_rng = np.random.default_rng(seed).spawn(2)
@@ -82,7 +82,7 @@ def _write_train(folder: Path, rng: np.random.Generator, good: int, anomalous: i
     files = [f"train/unsorted/{number:04d}.png" for number in range(len(order))]
     truth = [(file, int(defects[index] is not None)) for file, index in zip(files, order, strict=True)]
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _TRUTH).open("w", encoding="utf-8", newline="") as table:  # first: it tells the folder as ours
+    with (folder / TRUTH_TABLE).open("w", encoding="utf-8", newline="") as table:  # first: it tells the folder as ours
         csv.writer(table, lineterminator="\n").writerows([("file", "is_anomalous"), *truth])
     for file, index in zip(files, order, strict=True):
         _save(folder / file, photograph(rng, size, defects[index])[0])

@@ -118,9 +118,9 @@ def without_repeats(refs: Sequence[ImageRef]) -> tuple[list[ImageRef], list[Skip
     """Leave out each file that came before, under whatever path: the refs kept, in order, and what was left out."""
     kept: list[ImageRef] = []
     repeats: list[SkippedImage] = []
-    names: dict[Path, str] = {}
+    names: dict[str, str] = {}
     for ref in refs:
-        real = ref.path.resolve() if ref.path else None
+        real = os.path.realpath(ref.path) if ref.path else None  # as path.resolve(), but at peace with loops
         if real in names:
             repeats.append(SkippedImage(ref.name, f"the same file as {names[real]}"))
             continue
@@ -151,7 +151,7 @@ def image_files(path: Path) -> list[Path]:
         folders[:] = [folder for folder in folders if not folder.startswith(".") and folder not in made]
         suffixes = (*IMAGE_SUFFIXES, *_OTHER_SUFFIXES)
         paths = [Path(name, file) for file in files if not file.startswith(".")]
-        found += [file for file in paths if file.suffix.lower() in suffixes and file.is_file()]
+        found += [file for file in paths if file.suffix.lower() in suffixes]
     if not found:
         raise InputError(f"{path} holds no images; softpatch reads {', '.join(IMAGE_SUFFIXES)}")
     return sorted(found)
@@ -169,6 +169,8 @@ def read_image(path: Path) -> Tensor:
     `ImageError` for a file that is empty, truncated, not an image, or larger than `MAX_PIXELS`.
     """
     with _image_errors():
+        if path.exists() and not path.is_file():
+            raise ImageError("it is not an ordinary file")  # a pipe would be waited for
         with path.open("rb") as file:
             start = file.read(4)
         if not start:

@@ -9,7 +9,9 @@
 """
 
 import csv
+from collections import Counter
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -215,6 +217,9 @@ def _open_visa(folder: Path) -> Dataset:
     for part, samples in parts.items():
         if not samples:
             raise InputError(f"{table} lists no {part} images of {folder.name!r}; a category needs both parts")
+    path, times = Counter(sample.path for sample in chain(*parts.values())).most_common(1)[0]
+    if times > 1:
+        raise InputError(f"{table} lists {path} {times} times; an image is listed once")
     train, test = (tuple(sorted(samples, key=lambda sample: sample.path)) for samples in parts.values())
     return Dataset(folder, "visa", folder.name, train, test)
 

@@ -105,7 +105,7 @@ def load_backbone(
     example = torch.rand(1, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
     try:
         folded = fold_batch_norm(stages, example)
-    except (AssertionError, RuntimeError) as error:
+    except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(f"backbone {name!r} cannot take {image_size} px images ({error}); change --crop") from error
     device = torch.device(device)
     mean, std = (torch.tensor(config[key], device=device).view(3, 1, 1) for key in ("mean", "std"))

@@ -35,7 +35,8 @@ def gaussian(patches: Tensor, epsilon: float) -> Tensor:
 
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
-    (XᵀX+λI)⁻¹ instead, D x D. Double precision inside.
+    (XᵀX+λI)⁻¹ instead, D x D. Double precision inside. Raises `InputError` for patches so large that even that does
+    not tell K + λI from a singular matrix.
     """
     _, count, dim = patches.shape
     centred = patches.double() - patches.double().mean(dim=1, keepdim=True)
@@ -44,14 +45,25 @@ def gaussian(patches: Tensor, epsilon: float) -> Tensor:
         # [K(K+λI)⁻¹]ᵢᵢ = 1 - λ[(K+λI)⁻¹]ᵢᵢ
         regular = centred @ centred.mT
         regular.diagonal(dim1=1, dim2=2).add_(ridge)
-        inverse = torch.cholesky_inverse(torch.linalg.cholesky(regular))
+        inverse = torch.cholesky_inverse(_cholesky(regular, patches))
         leverage = 1 - ridge * inverse.diagonal(dim1=1, dim2=2)
     else:
         regular = centred.mT @ centred
         regular.diagonal(dim1=1, dim2=2).add_(ridge)
-        whitened = torch.linalg.solve_triangular(torch.linalg.cholesky(regular), centred.mT, upper=False)
+        whitened = torch.linalg.solve_triangular(_cholesky(regular, patches), centred.mT, upper=False)
         leverage = whitened.square().sum(dim=1)
     return ((count - 1) * leverage.clamp_min(0)).sqrt().to(patches.dtype)
+
+
+def _cholesky(matrices: Tensor, patches: Tensor) -> Tensor:
+    factors: Tensor
+    factors, failed = torch.linalg.cholesky_ex(matrices)
+    if failed.any() or not factors.isfinite().all():
+        raise InputError(
+            f"the Gaussian of patches with values up to {float(patches.abs().max()):.3g} cannot be computed; the "
+            "backbone's weights may be damaged, or need a larger gaussian_epsilon"
+        )
+    return factors
 
 
 def local_outlier_factor(patches: Tensor, neighbors: int) -> Tensor:

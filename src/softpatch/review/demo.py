@@ -7,8 +7,9 @@ import numpy as np
 from torch import Tensor
 
 from softpatch.atomic import replacing
-from softpatch.data.demo import write_demo_dataset
+from softpatch.data.demo import TRUTH_TABLE, write_demo_dataset
 from softpatch.data.layouts import Sample, open_dataset
+from softpatch.errors import InputError
 from softpatch.estimator import SoftPatch
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
@@ -24,8 +25,11 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> lis
     """Make a contaminated dataset in `folder`, fit and evaluate PatchCore and SoftPatch+, and draw the difference.
 
     Leaves `images/`, a model per method, the predictions and overlays of SoftPatch+, and one picture that compares
-    the two. Returns the lines to tell the user.
+    the two. Returns the lines to tell the user. Raises `InputError` for a `folder` that holds anything but an earlier
+    demo.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "images" / TRUTH_TABLE).is_file():
+        raise InputError(f"{folder} holds other files; name a new folder for the demo")
     dataset = open_dataset(write_demo_dataset(folder / "images", seed=seed), layout="mvtec")
     refs = [sample.ref for sample in dataset.test]
     evaluations: dict[str, Evaluation] = {}
