@@ -96,10 +96,11 @@ def test_an_unknown_layer_is_refused_with_those_there_are(layer: str) -> None:
 
 def test_an_unknown_backbone_is_refused_with_near_ones() -> None:
     with pytest.raises(
-        InputError, match=r"backbone 'resnet18x' is not a timm model that can be built .*, such as .*resnet18\b"
+        InputError,
+        match=r"backbone 'resnet18x' is neither builtin-v1 nor a timm model that can be built .*, such as .*resnet18\b",
     ):
         load_backbone("resnet18x", weights="random")
-    with pytest.raises(InputError, match="backbone 'nothing like it' is not a timm model"):
+    with pytest.raises(InputError, match="backbone 'nothing like it' is neither builtin-v1 nor a timm model"):
         load_backbone("nothing like it", weights="random")
 
 

@@ -14,7 +14,7 @@ from softpatch.errors import InputError
 def test_the_default_is_softpatch_plus_of_the_paper() -> None:
     settings = Settings()
     assert preset_settings("softpatch+", {}) == settings
-    assert (settings.resize, settings.crop, settings.backbone) == (256, 224, "wide_resnet50_2")
+    assert (settings.resize, settings.crop, settings.backbone) == (256, 224, "builtin-v1")
     assert settings.discriminators == ("gaussian", "lof")
     assert (settings.discard_fraction, settings.segmentation_discard_fraction) == (0.15, 0.50)
     assert (settings.lof_neighbors, settings.gaussian_epsilon, settings.coreset_ratio) == (6, 0.01, 0.1)

@@ -1,18 +1,21 @@
-"""The recipe of the built-in backbone: pictures that repeat, and a network of the promised shape."""
+"""The recipe of the built-in backbone: pictures that repeat, a network of the promised shape, training that resumes."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from softpatch.features.builtin import FEATURES, BuiltinNetwork
 from softpatch.features.folding import fold_batch_norm
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
-from pictures import draw_pictures
+import train
+from pictures import alter_pictures, draw_pictures
+from teacher import TAPS, load_teacher, teacher_features
 
 
 @pytest.mark.parametrize("size", [64, 96])
@@ -30,6 +33,83 @@ def test_pictures_leave_the_random_state_alone() -> None:
     before = torch.random.get_rng_state()
     draw_pictures(2, 64, seed=0)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_altered_pictures_show_the_same_scenes() -> None:
+    pictures = draw_pictures(16, 64, seed=0)
+    altered = alter_pictures(pictures, seed=1)
+    assert (altered.shape, altered.dtype) == (pictures.shape, torch.float32)
+    assert altered.min() >= 0
+    assert altered.max() <= 1
+    assert torch.equal(altered, alter_pictures(pictures, seed=1))
+    assert not torch.equal(altered, alter_pictures(pictures, seed=2))
+    change = (altered - pictures).abs().mean(dim=(1, 2, 3))
+    to_another = (pictures.roll(1, 0) - pictures).abs().mean(dim=(1, 2, 3))
+    assert change.min() > 0
+    assert change.mean() < to_another.mean() / 3
+
+
+def random_teacher(path: Path) -> Path:
+    """A file of the teacher's names and shapes, as far as the taps need it, with random values."""
+    random, state = torch.Generator().manual_seed(0), {}
+    widths = [16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96]
+
+    def add(name: str, outputs: int, inputs: int, kernel: int) -> None:
+        spread = (inputs * kernel * kernel) ** -0.5
+        state[f"{name}.weight"] = torch.randn(outputs, inputs, kernel, kernel, generator=random) * 1.5 * spread
+        state[f"{name}.bias"] = torch.rand(outputs, generator=random)
+
+    add("Conv", 32, 3, 3)
+    before = 32
+    for block, width in enumerate(widths):
+        name, inner = (f"expanded_conv_{block}", 6 * before) if block else ("expanded_conv", before)
+        if block:
+            add(f"{name}.expand", inner, before, 1)
+        add(f"{name}.depthwise", inner, 1, 3)
+        add(f"{name}.project", width, inner, 1)
+        before = width
+    save_file(state, path)
+    return path
+
+
+def test_the_teacher_gives_the_maps_that_the_student_learns(tmp_path: Path) -> None:
+    teacher = load_teacher(random_teacher(tmp_path / "teacher.safetensors"))
+    maps = teacher_features(teacher, torch.rand(2, 3, 96, 64))
+    assert [tuple(each.shape) for each in maps] == [(2, FEATURES[0], 12, 8), (2, FEATURES[1], 6, 4)]
+    assert len(TAPS) == len(FEATURES)
+
+
+def test_what_is_missed_is_a_share_of_what_varies() -> None:
+    wanted = [torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(tap)) * 10 for tap in range(2)]
+    nothing = [each.mean(dim=(2, 3), keepdim=True).expand_as(each) for each in wanted]
+    assert torch.equal(train.misses(wanted, wanted), torch.zeros(2, 2))
+    assert torch.allclose(train.misses(nothing, wanted), torch.ones(2, 2), atol=0.05)
+    faint = [each / 1e4 for each in wanted]  # below what counts
+    assert (train.misses([torch.zeros_like(each) for each in faint], faint) < 0.01).all()
+
+
+def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def few_pictures(count: int, size: int, seed: int) -> Tensor:
+        return draw_pictures(min(count, 4), min(size, 64), seed)
+
+    monkeypatch.setattr(train, "draw_pictures", few_pictures)
+    monkeypatch.setattr(train, "SIZES", ((64, 4), (64, 2)))
+    teacher, recipe = random_teacher(tmp_path / "teacher.safetensors"), train.Recipe(steps=3, seed=1)
+    for name in ("whole", "parts"):
+        (tmp_path / name).mkdir()
+    whole = train.train(recipe, teacher, tmp_path / "whole", "cpu", limit_s=1e6)
+    for step in (1, 2):
+        with pytest.raises(SystemExit, match=f"time is over at step {step} of 3"):
+            train.train(recipe, teacher, tmp_path / "parts", "cpu", limit_s=0)
+    with pytest.raises(SystemExit, match="is of another recipe"):
+        train.train(train.Recipe(steps=4, seed=1), teacher, tmp_path / "parts", "cpu", limit_s=1e6)
+    parts = train.train(recipe, teacher, tmp_path / "parts", "cpu", limit_s=1e6)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, parts.state_dict()[name]), name
+    train.write_weights(parts, tmp_path / "written.safetensors")
+    written = load_file(tmp_path / "written.safetensors")
+    assert written.keys() == BuiltinNetwork().state_dict().keys()
+    assert {value.dtype for value in written.values()} == {torch.float16}
 
 
 def test_the_network_gives_two_maps_and_folds() -> None:

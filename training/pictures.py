@@ -7,11 +7,14 @@ same machine.
 Axes: N pictures or textures, S their side in pixels. Textures and shapes are float32 (N, S, S) in [0, 1].
 """
 
+import argparse
 from collections.abc import Callable
 from math import pi
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from PIL import Image
 from torch import Generator, Tensor
 
 _LEAVES = 6
@@ -29,9 +32,10 @@ def draw_pictures(count: int, size: int, seed: int, *, device: str = "cpu") -> T
     mean = pictures.mean(dim=(2, 3), keepdim=True)
     pictures = mean + (pictures - mean) * contrast
     height = torch.zeros(count, size, size, device=device)
+    crowded = torch.where(_draw(random, 0, 1, count, 1, 1) < 0.6, 0.55, 0.0)  # else a part or two, alone
     for leaf in range(_LEAVES):
         shape = _shapes(count, size, random)
-        shape *= _draw(random, 0, 1, count, 1, 1) < (0.95 if leaf < 2 else 0.55)
+        shape *= _draw(random, 0, 1, count, 1, 1) < (0.95 if leaf < 2 else crowded)
         skin = skins[torch.randperm(2 * count, generator=random, device=device)[:count]]
         flat = _draw(random, 0, 1, count, 1, 1, 1) ** 1.5
         skin = skin * flat + skin.mean(dim=(2, 3), keepdim=True) * (1 - flat)
@@ -40,6 +44,33 @@ def draw_pictures(count: int, size: int, seed: int, *, device: str = "cpu") -> T
         pictures = torch.lerp(pictures, skin, shape[:, None])
         height = torch.maximum(height * (1 - shape), shape * _draw(random, 0, 1, count, 1, 1))
     return _photographed(pictures, height + 0.15 * skins[:count].mean(dim=1), random)
+
+
+def alter_pictures(pictures: Tensor, seed: int) -> Tensor:
+    """Photograph the same scenes again, (N, 3, S, S) in [0, 1]: another piece, a little moved, most with a defect.
+
+    What differs is faint as often as plain, so that small differences are learned as well as large ones.
+    """
+    count, _, size, _ = pictures.shape
+    random = Generator(pictures.device).manual_seed(seed)
+    angle, shift = _draw(random, -0.03, 0.03, count), _draw(random, -3, 3, count, 2) / size
+    moves = (_draw(random, 0, 1, count) < 0.6).float()
+    cos, sin = (angle * moves).cos(), (angle * moves).sin()
+    turn = torch.stack([torch.stack([cos, -sin], dim=1), torch.stack([sin, cos], dim=1)], dim=1)
+    grid = F.affine_grid(torch.cat([turn, (shift * moves[:, None])[:, :, None]], dim=2), [count, 3, size, size], False)
+    moved = F.grid_sample(pictures, grid, padding_mode="reflection", align_corners=False)
+
+    x, y = _plane(size, random, count)
+    near = torch.exp(-(x.square() + y.square()) / _draw(random, -2.8, -0.8, count, 1, 1).exp().square() / 2)
+    where = near * torch.where(_draw(random, 0, 1, count, 1, 1) < 0.5, _strokes(count, size, random), 1.0)
+    strength = _draw(random, 0, 1, count, 1, 1).square() * (_draw(random, 0, 1, count, 1, 1) < 0.8)
+    elsewhere = torch.roll(moved, (size // 3, size // 4), (2, 3))  # what also occurs in the scene, or a plain colour
+    stain = torch.where(_draw(random, 0, 1, count, 1, 1, 1) < 0.5, elsewhere, _draw(random, 0, 1, count, 3, 1, 1))
+    altered = torch.lerp(moved, stain, (where * strength)[:, None])
+
+    gain, offset = _draw(random, 0.95, 1.05, count, 1, 1, 1), _draw(random, -0.02, 0.02, count, 1, 1, 1)
+    grain = torch.randn(pictures.shape, generator=random, device=pictures.device)
+    return (altered * gain + offset + grain * _draw(random, 0, 0.015, count, 1, 1, 1)).clamp(0, 1)
 
 
 def _draw(random: Generator, low: float, high: float, *shape: int) -> Tensor:
@@ -248,6 +279,8 @@ def _photographed(pictures: Tensor, height: Tensor, random: Generator) -> Tensor
     pictures = pictures * (1 + fall)[:, None] * cast * _draw(random, 0.6, 1.6, count, 1, 1, 1)
     pictures = pictures.clamp(0, 1).pow(_draw(random, -0.5, 0.5, count, 1, 1, 1).exp())
 
+    faint = torch.where(_draw(random, 0, 1, count, 1, 1, 1) < 0.4, _draw(random, 0.1, 0.8, count, 1, 1, 1), 1.0)
+    pictures = torch.lerp(pictures.mean(dim=(2, 3), keepdim=True), pictures, faint)
     grey = pictures.mean(dim=1, keepdim=True).expand_as(pictures)
     pictures = torch.where(_draw(random, 0, 1, count, 1, 1, 1) < 0.35, grey, pictures)
     pictures = torch.where(_draw(random, 0, 1, count, 1, 1, 1) < 0.45, _blurred(pictures, random, 0.3, 1.5), pictures)
@@ -267,3 +300,19 @@ def _blurred(images: Tensor, random: Generator, low: float, high: float) -> Tens
     flat = F.conv2d(flat, kernel[:, None, :, None], groups=count * channels)
     flat = F.conv2d(flat, kernel[:, None, None, :], groups=count * channels)
     return flat.view(images.shape)
+
+
+def main() -> None:
+    """Draw a contact sheet: rows of pictures, and under each the same scene photographed again."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-o", "--output", type=Path, default=Path("procedural-pictures.jpg"))
+    arguments = parser.parse_args()
+    pictures = draw_pictures(24, 128, arguments.seed)
+    both = torch.stack([pictures, alter_pictures(pictures, arguments.seed)]).view(2, 3, 8, 3, 128, 128)
+    sheet = (both.permute(1, 0, 4, 2, 5, 3) * 255).round().to(torch.uint8)  # row, twin, y, column, x, channel
+    Image.fromarray(sheet.reshape(6 * 128, 8 * 128, 3).numpy()).save(arguments.output, quality=88)
+
+
+if __name__ == "__main__":
+    main()

@@ -15,8 +15,8 @@ _HALVING = (1, 3, 6, 13)
 _SHIFT = 4
 """TensorFlow pads only after the last pixel, so cell i of stride 8 is centred on pixel 8 i + 7, not in the middle of
 the pixels it stands for, 8 i + 3.5. The teacher therefore sees pictures moved down and right by this much."""
-TAPS = (6, 13)
-"""The taps are the expanded features of these blocks: 192 channels at stride 8, 576 at stride 16."""
+TAPS = (5, 12)
+"""The taps are what these blocks give: 32 channels at stride 8, 96 at stride 16, without a last ReLU."""
 
 
 def load_teacher(path: Path) -> dict[str, Tensor]:
@@ -26,7 +26,7 @@ def load_teacher(path: Path) -> dict[str, Tensor]:
 
 @torch.inference_mode()
 def teacher_features(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]:
-    """Run images (B, 3, S, S) in [0, 1], S a multiple of 16, and give (B, 192, S/8, S/8) and (B, 576, S/16, S/16)."""
+    """Run images (B, 3, S, S) in [0, 1], S a multiple of 16, and give (B, 32, S/8, S/8) and (B, 96, S/16, S/16)."""
     moved = F.pad(images, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., : images.shape[2], : images.shape[3]]
     maps = (moved * 2 - 1).to(memory_format=torch.channels_last)
     maps = _conv(weights, "Conv", F.pad(maps, (0, 1, 0, 1)), stride=2)
@@ -36,16 +36,14 @@ def teacher_features(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]
         before = maps
         if block:
             maps = _conv(weights, f"{name}.expand", maps)
-        if block in TAPS:
-            taps.append(maps)
-        if block == TAPS[-1]:
-            break
         halves = block in _HALVING
         maps = F.pad(maps, (0, 1, 0, 1)) if halves else maps
         maps = _conv(weights, f"{name}.depthwise", maps, stride=2 if halves else 1, padding=0 if halves else 1)
         maps = _conv(weights, f"{name}.project", maps, activate=False)
         if maps.shape == before.shape:
             maps = maps + before
+        if block in TAPS:
+            taps.append(maps)
     return taps
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pictures import draw_pictures
+from pictures import alter_pictures, draw_pictures
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
 from teacher import load_teacher, teacher_features
@@ -22,15 +22,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from softpatch.atomic import replacing
-from softpatch.features.builtin import FEATURES, BuiltinNetwork
+from softpatch.features.builtin import MEAN, STD, BuiltinNetwork
 from softpatch.features.folding import fold_batch_norm
+from softpatch.features.weights import weights_digest
 
 SIZES = ((128, 64), (128, 64), (192, 28))
-"""Side and number of the pictures of one batch after another."""
+"""Side and number of the pictures of one batch after another, half of them altered copies of the others."""
 HELD_OUT = 1_000_000_000
 """Seeds from here on are never trained on."""
-WEIGHTS = (1.0, 0.7)
-"""Standard deviation of the student's channels, map by map: the coarse map counts for less in a distance."""
+WEIGHTS = (0.2, 0.12)
+"""Standard deviation of the student's channels, map by map: the coarse map counts for less in a distance, and distances
+are about as large as a ResNet-18's."""
+FAINTEST = (0.1, 0.02)
+"""Share of the mean variance below which what varies in a picture, and what differs in a pair, counts for less."""
 MARGIN = 16
 """The teacher sees pictures mirrored this far beyond their border, so that its zero padding leaves no trace."""
 
@@ -49,19 +53,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Targets:
-    """How a tap of the teacher becomes what the student learns: (features - mean) @ axes, axes orthogonal.
-
-    They are scaled to `WEIGHTS`: the variance of a map, averaged over its channels, is WEIGHTS².
-    """
+    """How a tap of the teacher becomes what the student learns: (tap - mean) * scale, of variance `WEIGHTS`²."""
 
     means: list[Tensor]
-    axes: list[Tensor]
+    scales: list[Tensor]
 
     def __call__(self, taps: list[Tensor]) -> list[Tensor]:
-        """Bring taps (B, C, H, W) to targets (B, K, H, W)."""
+        """Bring taps (B, C, H, W) to float32 targets of the same shape."""
         return [
-            torch.einsum("bchw,ck->bkhw", tap.float() - mean[:, None, None], axis)
-            for tap, mean, axis in zip(taps, self.means, self.axes, strict=True)
+            (tap.float() - mean[:, None, None]) * scale
+            for tap, mean, scale in zip(taps, self.means, self.scales, strict=True)
         ]
 
 
@@ -77,30 +78,25 @@ class Batches(Dataset[Tensor]):
     def __getitem__(self, step: int) -> Tensor:
         torch.set_num_threads(1)
         size, count = SIZES[step % len(SIZES)]
-        return draw_pictures(count, size, self.seed * HELD_OUT // 1000 + step)
+        seed = self.seed * HELD_OUT // 1000 + step
+        return _pairs(count, size, seed)
 
 
-def make_targets(teacher: dict[str, Tensor], device: str, batches: int = 24) -> Targets:
-    """Measure the teacher's features on held-out pictures, borders left out, and choose axes for the student."""
-    sums: list[list[Tensor]] = []
-    for batch in range(batches):
-        pictures = draw_pictures(64, 192, HELD_OUT + batch).to(device)
-        for tap, features in enumerate(_taught(teacher, pictures)):
-            values = features[:, :, 2:-2, 2:-2].transpose(0, 1).flatten(1).double()  # (C, n)
-            found = [torch.tensor(values.shape[1]), values.sum(dim=1), values @ values.T]
-            if batch == 0:
-                sums.append(found)
-            else:
-                sums[tap] = [old + new for old, new in zip(sums[tap], found, strict=True)]
-    means, axes = [], []
-    for (count, total, squares), size, weight in zip(sums, FEATURES, WEIGHTS, strict=True):
-        mean = total / count
-        covariance = squares / count - mean[:, None] * mean
-        variances, vectors = (part.flip(-1)[..., :size] for part in torch.linalg.eigh(covariance))
-        signs = vectors.gather(0, vectors.abs().argmax(dim=0, keepdim=True)).sign()
-        means.append(mean.float())
-        axes.append((vectors * signs * weight / variances.mean().sqrt()).float())
-    return Targets(means, axes)
+def _pairs(count: int, size: int, seed: int) -> Tensor:
+    """Pictures (count, 3, size, size): the second half shows the scenes of the first half once more, altered."""
+    pictures = draw_pictures(count // 2, size, seed)
+    return torch.cat([pictures, alter_pictures(pictures, seed)])
+
+
+def make_targets(teacher: dict[str, Tensor], device: str) -> Targets:
+    """Measure the teacher's features on held-out pictures."""
+    batches = [_taught(teacher, draw_pictures(64, 192, HELD_OUT + batch).to(device)) for batch in range(8)]
+    means, scales = [], []
+    for weight, taps in zip(WEIGHTS, zip(*batches, strict=True), strict=True):
+        values = torch.cat([tap.float().transpose(0, 1).flatten(1) for tap in taps], dim=1)  # (C, n)
+        means.append(values.mean(dim=1))
+        scales.append(weight / values.var(dim=1).mean().sqrt())
+    return Targets(means, scales)
 
 
 def _taught(teacher: dict[str, Tensor], pictures: Tensor) -> list[Tensor]:
@@ -111,28 +107,42 @@ def _taught(teacher: dict[str, Tensor], pictures: Tensor) -> list[Tensor]:
     return [tap[..., m:-m, m:-m] for tap, m in zip(taps, margins, strict=True)]
 
 
-def feature_errors(network: nn.Module, teacher: dict[str, Tensor], targets: Targets, device: str) -> list[float]:
-    """The share of the targets' variance that the student misses, per map, on held-out pictures of 224 px."""
-    missed = torch.zeros(len(FEATURES), dtype=torch.float64)
+def feature_errors(network: nn.Module, teacher: dict[str, Tensor], targets: Targets, device: str) -> list[list[float]]:
+    """`misses` on held-out pictures of 224 px."""
     network.eval()
-    for batch in range(4):
-        pictures = draw_pictures(32, 224, HELD_OUT + 1000 + batch).to(device)
-        with torch.inference_mode():
-            missed += torch.stack(_misses(network(_scaled(pictures)), targets(_taught(teacher, pictures)))) / 4
+    with torch.inference_mode():
+        pictures = [_pairs(32, 224, HELD_OUT + 1000 + batch).to(device) for batch in range(4)]
+        missed = [misses(network(_scaled(batch)), targets(_taught(teacher, batch))) for batch in pictures]
     network.train()
-    return [round(float(value), 4) for value in missed]
+    found: list[list[float]] = torch.stack(missed).mean(dim=0).mul(1e4).round().div(1e4).tolist()
+    return found
 
 
-def _misses(given: list[Tensor], wanted: list[Tensor]) -> list[Tensor]:
-    """The squared error of each map as a share of the variance it should have."""
-    return [
-        (ours.float() - theirs).square().mean() / weight**2
-        for ours, theirs, weight in zip(given, wanted, WEIGHTS, strict=True)
-    ]
+def misses(given: list[Tensor], wanted: list[Tensor]) -> Tensor:
+    """What the student misses of each map of `_pairs`, and of the differences within pairs: (maps, 2).
+
+    A squared error is taken as a share of what varies within that picture or differs within that pair, so that faint
+    textures and faint defects count as much as plain ones; `FAINTEST` keeps noise from counting.
+    """
+    missed = []
+    for ours, theirs, weight in zip(given, wanted, WEIGHTS, strict=True):
+        varying = theirs - theirs.mean(dim=(2, 3), keepdim=True)
+        our_change, their_change = (torch.sub(*maps.float().chunk(2)) for maps in (ours, theirs))
+        missed += [
+            _share(ours.float() - theirs, varying, FAINTEST[0] * weight**2),
+            _share(our_change - their_change, their_change, FAINTEST[1] * weight**2),
+        ]
+    return torch.stack(missed).view(-1, 2)
+
+
+def _share(errors: Tensor, values: Tensor, least: float) -> Tensor:
+    """The mean over pictures (B, C, H, W) of squared errors over squared values plus `least`."""
+    errors, values = (maps.square().mean(dim=(1, 2, 3)) for maps in (errors, values))
+    return (errors / (values + least)).mean()
 
 
 def _scaled(pictures: Tensor) -> Tensor:
-    return ((pictures - 0.5) / 0.25).to(memory_format=torch.channels_last)
+    return ((pictures - MEAN) / STD).to(memory_format=torch.channels_last)
 
 
 def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s: float) -> nn.Module:
@@ -181,7 +191,7 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
             wanted = targets(_taught(teacher, pictures))
             with torch.autocast(pictures.device.type, torch.bfloat16):
                 given = student(_scaled(pictures))
-            loss = torch.stack(_misses(given, wanted)).sum()
+            loss = misses(given, wanted).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)
@@ -227,7 +237,9 @@ def main() -> None:
     recipe = Recipe(arguments.steps, arguments.seed)
     network = train(recipe, arguments.teacher, arguments.folder, arguments.device, arguments.hours * 3600)
     write_weights(network, arguments.output)
-    print(f"{arguments.output}: {sum(value.numel() for value in load_file(arguments.output).values()):,} numbers")
+    written = {name: value.float() for name, value in load_file(arguments.output).items()}
+    count = sum(value.numel() for value in written.values())
+    print(f"{arguments.output}: {count:,} numbers, digest {weights_digest(written)}")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,9 @@ def fit(
     images: Paths,
     output: ModelOutput = Path("model.safetensors"),
     preset: Annotated[str, typer.Option(help="The method: softpatch+, softpatch or patchcore.")] = "softpatch+",
-    backbone: Annotated[str | None, typer.Option(help="A timm model's name.", show_default=Settings.backbone)] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="builtin-v1, or a timm model's name.", show_default=Settings.backbone)
+    ] = None,
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,

@@ -18,8 +18,9 @@ class Settings:
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
     Features:
-        backbone: a timm model's name. layers: its layers, None for those of stride 8 and 16.
-        weights: "pretrained", a file, or "random". embedding_dim: the largest embedding size D.
+        backbone: "builtin-v1", which comes with the package, or a timm model's name (the paper's is
+        "wide_resnet50_2"). layers: its layers, None for those of stride 8 and 16. weights: "pretrained", a file, or
+        "random". embedding_dim: the largest embedding size D.
     Noise (section 3.2 and 3.3 of the paper):
         discriminators: one, or several whose ranks are averaged; none means that nothing is discarded.
         lof_neighbors: LOF-K. gaussian_epsilon: ε of equation (2). projected_dim: size of the random projection
@@ -40,7 +41,7 @@ class Settings:
 
     resize: int = 256
     crop: int = 224
-    backbone: str = "wide_resnet50_2"
+    backbone: str = "builtin-v1"
     layers: tuple[str, ...] | None = None
     weights: str = "pretrained"
     embedding_dim: int = 1024

@@ -23,7 +23,7 @@ class SoftPatch:
 
     Raises `InputError` for a value out of its range.
 
-    >>> detector = SoftPatch(preset="softpatch+", backbone="resnet18", weights="random")
+    >>> detector = SoftPatch(preset="softpatch+", false_alarm_rate=0.02)
     >>> detector.settings.discard_fraction
     0.15
     """

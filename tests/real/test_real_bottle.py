@@ -34,6 +34,12 @@ def measure(preset: str, train: list[ImageRef], bottle: Dataset) -> Metrics:
     return evaluate(detector.detector, bottle.test).metrics
 
 
+def test_the_built_in_backbone_trained_contaminated(bottle: Dataset, contaminated: list[ImageRef]) -> None:
+    metrics = evaluate(SoftPatch(device="cpu").fit(contaminated).detector, bottle.test).metrics
+    assert metrics.image_auroc >= 0.99
+    assert metrics.pixel_auroc >= 0.96
+
+
 def test_patchcore_trained_clean(bottle: Dataset) -> None:
     metrics = measure("patchcore", [sample.ref for sample in bottle.train], bottle)
     assert metrics.image_auroc >= 0.99

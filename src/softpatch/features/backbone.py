@@ -1,4 +1,4 @@
-"""A pretrained network as a function from images to feature maps. Any timm model will do, CNN or ViT."""
+"""A pretrained network as a function from images to feature maps: the built-in one, or any timm model, CNN or ViT."""
 
 import sys
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softpatch.errors import InputError, WeightsError
+from softpatch.features.builtin import BUILTIN, LAYERS, MEAN, STD, WEIGHTS_DIGEST, WEIGHTS_FILE, BuiltinNetwork
 from softpatch.features.folding import fold_batch_norm
 from softpatch.features.weights import PRETRAINED, RANDOM, hub_file, read_weights, weights_digest
 from softpatch.progress import Progress, silent
@@ -55,6 +56,18 @@ class _Stages(nn.Module):
         return maps
 
 
+class _Maps(nn.Module):
+    """The built-in network, giving only the maps asked for."""
+
+    def __init__(self, network: BuiltinNetwork, indices: Sequence[int]) -> None:
+        super().__init__()
+        self.network, self.indices = network, list(indices)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        maps = self.network(images)
+        return [maps[index] for index in self.indices]
+
+
 def torch_device(name: str) -> torch.device:
     """The device meant by "auto", "cpu" or "cuda": for "auto" a CUDA GPU where there is one.
 
@@ -78,15 +91,19 @@ def load_backbone(
     seed: int = 0,
     progress: Progress = silent,
 ) -> Backbone:
-    """Build a timm model up to the last of `layers`, with its weights, folded and ready for inference.
+    """Build the built-in network, or a timm model up to the last of `layers`, with its weights, ready for inference.
 
     `layers` are names such as "layer2" (or timm's stage numbers); by default the stages of stride 8 and 16, or for a
-    ViT the blocks at one half and three quarters of its depth. `weights` is "pretrained" (from the hub, or its local
-    cache when `offline`), a file, or "random" (drawn from `seed`). Raises `InputError` for a name, layer or image
-    size the model does not have and `WeightsError` where weights are missing or do not fit.
+    ViT the blocks at one half and three quarters of its depth. `weights` is "pretrained" (those in the package for
+    the built-in network; else from the hub, or its local cache when `offline`), a file, or "random" (drawn from
+    `seed`). Raises `InputError` for a name, layer or image size the model does not have and `WeightsError` where
+    weights are missing or do not fit.
     """
+    if name == BUILTIN:
+        return _load_builtin(layers, weights, torch.device(device), seed)
     model = _create(name, image_size, seed)
-    chosen = _choose_layers(model, name, layers)
+    names = [str(info["module"]) for info in model.feature_info]
+    chosen = _choose_layers(name, names, [int(info["reduction"]) for info in model.feature_info], layers)
     indices = [index for index, _ in chosen]
     model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     config = model.pretrained_cfg
@@ -113,6 +130,28 @@ def load_backbone(
     return Backbone(name, tuple(layer for _, layer in chosen), digest, device, network, mean, std)
 
 
+def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.device, seed: int) -> Backbone:
+    chosen = _choose_layers(BUILTIN, list(LAYERS), list(LAYERS.values()), layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = BuiltinNetwork().eval().requires_grad_(False)
+        if weights == RANDOM:
+            for convolution in network.modules():
+                if isinstance(convolution, nn.Conv2d):
+                    nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+    if weights != RANDOM:
+        path = WEIGHTS_FILE if weights == PRETRAINED else Path(weights)
+        _load(network, read_weights(path), path)
+    digest = weights_digest(network.state_dict())
+    if weights == PRETRAINED and digest != WEIGHTS_DIGEST:
+        raise WeightsError(
+            f"the weights of backbone {BUILTIN!r} in {WEIGHTS_FILE} were altered; install softpatch anew"
+        )
+    maps = _Maps(network, [index for index, _ in chosen]).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    mean, std = (torch.tensor(value, device=device) for value in (MEAN, STD))
+    return Backbone(BUILTIN, tuple(layer for _, layer in chosen), digest, device, maps, mean, std)
+
+
 def _create(name: str, image_size: int, seed: int) -> Any:
     timm = _import_timm()
     try:
@@ -122,18 +161,20 @@ def _create(name: str, image_size: int, seed: int) -> Any:
             torch.manual_seed(seed)
             model = timm.create_model(name, pretrained=False, num_classes=0, **size)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
-        near = get_close_matches(name, timm.list_models(), n=5)
+        near = get_close_matches(name, [BUILTIN, *timm.list_models()], n=5)
         hint = f", such as {', '.join(near)}" if near else ""
-        raise InputError(f"backbone {name!r} is not a timm model that can be built ({error}){hint}") from error
+        raise InputError(
+            f"backbone {name!r} is neither {BUILTIN} nor a timm model that can be built ({error}){hint}"
+        ) from error
     if not hasattr(model, "prune_intermediate_layers"):
         raise InputError(f"backbone {name!r} gives no intermediate layers; choose a CNN or ViT that does")
     return model
 
 
-def _choose_layers(model: Any, name: str, layers: Sequence[str] | None) -> list[tuple[int, str]]:
-    """Resolve layer names to timm's indices: [(index, name), ...] in the network's order."""
-    names = [str(info["module"]) for info in model.feature_info]
-    strides = [int(info["reduction"]) for info in model.feature_info]
+def _choose_layers(
+    name: str, names: list[str], strides: list[int], layers: Sequence[str] | None
+) -> list[tuple[int, str]]:
+    """Find the layers asked for among all of the network: [(index, name), ...] in its order."""
     if layers is None:
         if len(set(strides)) == 1:
             depth = len(names)

@@ -5,22 +5,33 @@ It gives maps at strides 8 and 16 as larger networks do, in a fraction of their 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+BUILTIN = "builtin-v1"
+"""The name it goes by; other weights will have another."""
+WEIGHTS_FILE = Path(__file__).with_name(f"{BUILTIN}.safetensors")
+WEIGHTS_DIGEST = "b875479e1ed4fd33ae0b05a9d51463aed11845f30a169c430a073d623f52d610"
+"""`weights_digest` of what `WEIGHTS_FILE` holds, as float32."""
+LAYERS = {"stride8": 8, "stride16": 16}
+"""The maps that it gives and their strides."""
+MEAN, STD = 0.5, 0.25
+"""What is taken from pixels in [0, 1], and what the rest is divided by."""
+
 WIDTHS = (16, 32, 72, 144)
 """Channels of the stem and of the stages of stride 4, 8 and 16."""
-BLOCKS = (1, 2, 3)
+BLOCKS = (1, 2, 4)
 """Residual blocks in each stage."""
-FEATURES = (96, 192)
+FEATURES = (32, 96)
 """Channels of the two maps that it gives."""
 
 Norm = Callable[[int], nn.Module]
 
 
 class BuiltinNetwork(nn.Module):
-    """Images (B, 3, S, S), S a multiple of 16, become maps (B, 96, S/8, S/8) and (B, 192, S/16, S/16).
+    """Images (B, 3, S, S), S a multiple of 16, become maps (B, 32, S/8, S/8) and (B, 96, S/16, S/16).
 
     Where the grid halves, kernels are 4 x 4 with stride 2: each cell is centred on the pixels that it stands for, and
     aliasing is less. `norm` makes the layer after each convolution: batch norm in training, nothing once it is folded.

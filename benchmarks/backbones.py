@@ -1,0 +1,139 @@
+"""Compare backbones: speed on this machine, and accuracy on labelled datasets under overlap contamination.
+
+    python benchmarks/backbones.py speed
+    python benchmarks/backbones.py accuracy DATASET... --backbones builtin-v1 resnet18=FILE -o rows.jsonl
+    python benchmarks/backbones.py table -o rows.jsonl
+
+`NAME=FILE` gives a backbone's weights. Rows that are already in the file are not measured again. Accuracy is that of
+SoftPatch+ and PatchCore on the same images, coreset and seeds.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from statistics import mean, median
+
+import numpy as np
+import torch
+from weight_rule import embed, measure, read, spread
+
+from softpatch.config import preset_settings
+from softpatch.data.contamination import contaminate
+from softpatch.data.framing import Framing
+from softpatch.data.layouts import Dataset, open_dataset
+from softpatch.detector import PatchDetector
+from softpatch.features.backbone import Backbone, _import_timm, load_backbone
+
+METHODS = ("softpatch+", "patchcore")
+KEY = ("dataset", "backbone", "coreset_ratio", "noise_ratio", "seed", "method")
+THREADS, BATCH, SIDE, ROUNDS = 2, 16, 224, 9
+
+
+def measure_speed() -> None:
+    """Print milliseconds per image of each network, as medians of rounds in which all take turns."""
+    torch.set_num_threads(THREADS)
+    began = time.perf_counter()
+    builtin = load_backbone("builtin-v1")
+    loading = time.perf_counter() - began
+    plain = _import_timm().create_model("resnet18", pretrained=False, features_only=True, out_indices=(2, 3)).eval()
+    networks = {
+        "builtin-v1": builtin.feature_maps,
+        "timm resnet18, stem to layer3": plain,
+        "resnet18": load_backbone("resnet18", weights="random").feature_maps,
+        "wide_resnet50_2": load_backbone("wide_resnet50_2", weights="random").feature_maps,
+    }
+    images = torch.rand(BATCH, 3, SIDE, SIDE)
+    times: dict[str, list[float]] = {name: [] for name in networks}
+    with torch.inference_mode():
+        for _ in range(ROUNDS):
+            for name, network in networks.items():
+                began = time.perf_counter()
+                network(images)
+                times[name].append((time.perf_counter() - began) * 1000 / BATCH)
+    found = {name: median(values[1:]) for name, values in times.items()}
+    print(f"loaded in {loading:.3f} s; {THREADS} threads, batches of {BATCH} images of {SIDE} px\n")
+    print("| network | ms per image | times faster |\n|---|---|---|")
+    reference = found["timm resnet18, stem to layer3"]
+    for name, value in found.items():
+        print(f"| {name} | {value:.1f} | {reference / value:.2f} |")
+
+
+def measure_accuracy(
+    dataset: Dataset, name: str, backbone: Backbone, ratios: list[float], seeds: list[int], coreset: float, rows: Path
+) -> None:
+    """Add a row per noise ratio, seed and method to `rows`."""
+    done = {tuple(row[part] for part in KEY) for row in read(rows)}
+    base = preset_settings("softpatch+", {})
+    framing = Framing(base.resize, base.crop)
+    truth = np.array([sample.is_anomalous for sample in dataset.test])
+    masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
+    clean = embed([sample.ref for sample in dataset.train], backbone, base)
+    test = embed([sample.ref for sample in dataset.test], backbone, base)
+    for ratio in ratios:
+        for seed in seeds:
+            split = contaminate(dataset, protocol="overlap" if ratio else "clean", noise_ratio=ratio, seed=seed)
+            injected = split.train[len(dataset.train) :]
+            training = torch.cat([clean, embed(injected, backbone, base)]) if injected else clean
+            for method in METHODS:
+                row = dict(zip(KEY, (dataset.category, name, coreset, ratio, seed, method), strict=True))
+                if tuple(row.values()) in done:
+                    continue
+                settings = preset_settings(method, {"coreset_ratio": coreset, "seed": seed})
+                scores = PatchDetector.fit(training, settings).score(test)
+                row |= measure(*scores, truth, masks)
+                print(row, flush=True)
+                with rows.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+
+
+def table(rows: list[dict]) -> str:
+    """Markdown: image / pixel AUROC per method, dataset and noise ratio, a column per backbone."""
+    backbones = list(dict.fromkeys(row["backbone"] for row in rows))
+    lines = []
+    for method in METHODS:
+        lines += ["", f"**{method}**", "", "| product | noise | " + " | ".join(backbones) + " |"]
+        lines += ["|---|---|" + "---|" * len(backbones)]
+        mine = [row for row in rows if row["method"] == method]
+        places = sorted({(row["dataset"], row["noise_ratio"]) for row in mine})
+        for dataset, ratio in places:
+            here = [row for row in mine if (row["dataset"], row["noise_ratio"]) == (dataset, ratio)]
+            cells = [cell([row for row in here if row["backbone"] == name], spread) for name in backbones]
+            lines.append(f"| {dataset} | {ratio:.0%} | " + " | ".join(cells) + " |")
+        averages = [
+            cell([row for row in mine if row["backbone"] == name], lambda v: f"{mean(v):.3f}") for name in backbones
+        ]
+        lines.append("| mean | | " + " | ".join(averages) + " |")
+    return "\n".join(lines)
+
+
+def cell(rows: list[dict], say) -> str:
+    return " / ".join(say([row[name] for row in rows]) for name in ("image_auroc", "pixel_auroc")) if rows else "-"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("speed", "accuracy", "table"))
+    parser.add_argument("datasets", nargs="*", type=Path)
+    parser.add_argument("--backbones", nargs="*", default=["builtin-v1"], help="NAME or NAME=FILE")
+    parser.add_argument("-o", "--output", type=Path, default=Path("rows.jsonl"))
+    parser.add_argument("--noise", nargs="*", type=float, default=[0.0, 0.1, 0.4])
+    parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--coreset-ratio", type=float, default=0.1)
+    arguments = parser.parse_args()
+    if arguments.what == "speed":
+        measure_speed()
+    elif arguments.what == "table":
+        print(table(read(arguments.output)))
+    else:
+        for path in arguments.datasets:
+            for name, _, weights in (given.partition("=") for given in arguments.backbones):
+                backbone = load_backbone(name, weights=weights or "pretrained")
+                ratios, seeds = arguments.noise, arguments.seeds
+                measure_accuracy(
+                    open_dataset(path), name, backbone, ratios, seeds, arguments.coreset_ratio, arguments.output
+                )
+
+
+if __name__ == "__main__":
+    main()
