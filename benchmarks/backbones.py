@@ -14,13 +14,10 @@ import time
 from pathlib import Path
 from statistics import mean, median
 
-import numpy as np
 import torch
-from weight_rule import embed, measure, read, spread
+from weight_rule import contaminated, measure, prepare, read, spread
 
 from softpatch.config import preset_settings
-from softpatch.data.contamination import contaminate
-from softpatch.data.framing import Framing
 from softpatch.data.layouts import Dataset, open_dataset
 from softpatch.detector import PatchDetector
 from softpatch.features.backbone import Backbone, _import_timm, load_backbone
@@ -65,16 +62,10 @@ def measure_accuracy(
     """Add a row per noise ratio, seed and method to `rows`."""
     done = {tuple(row[part] for part in KEY) for row in read(rows)}
     base = preset_settings("softpatch+", {})
-    framing = Framing(base.resize, base.crop)
-    truth = np.array([sample.is_anomalous for sample in dataset.test])
-    masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
-    clean = embed([sample.ref for sample in dataset.train], backbone, base)
-    test = embed([sample.ref for sample in dataset.test], backbone, base)
+    clean, test, truth, masks = prepare(dataset, backbone, base)
     for ratio in ratios:
         for seed in seeds:
-            split = contaminate(dataset, protocol="overlap" if ratio else "clean", noise_ratio=ratio, seed=seed)
-            injected = split.train[len(dataset.train) :]
-            training = torch.cat([clean, embed(injected, backbone, base)]) if injected else clean
+            training = contaminated(dataset, clean, ratio, seed, backbone, base)
             for method in METHODS:
                 row = dict(zip(KEY, (dataset.category, name, coreset, ratio, seed, method), strict=True))
                 if tuple(row.values()) in done:

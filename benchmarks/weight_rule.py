@@ -50,6 +50,26 @@ def embed(refs, backbone: Backbone, settings: Settings) -> Tensor:
     )
 
 
+def prepare(
+    dataset: Dataset, backbone: Backbone, settings: Settings
+) -> tuple[Tensor, Tensor, np.ndarray, list[np.ndarray]]:
+    """Embeddings (N, P, D) of the training and the test images, and the labels and masks of these."""
+    framing = Framing(settings.resize, settings.crop)
+    truth = np.array([sample.is_anomalous for sample in dataset.test])
+    masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
+    clean, test = (embed([sample.ref for sample in part], backbone, settings) for part in (dataset.train, dataset.test))
+    return clean, test, truth, masks
+
+
+def contaminated(
+    dataset: Dataset, clean: Tensor, ratio: float, seed: int, backbone: Backbone, settings: Settings
+) -> Tensor:
+    """The embeddings of the training images with those that overlap contamination mixes in."""
+    split = contaminate(dataset, protocol="overlap" if ratio else "clean", noise_ratio=ratio, seed=seed)
+    injected = split.train[len(dataset.train) :]
+    return torch.cat([clean, embed(injected, backbone, settings)]) if injected else clean
+
+
 def measure(scores: Tensor, map_scores: Tensor, truth: np.ndarray, masks: list[np.ndarray]) -> dict[str, float]:
     side = int(scores.shape[1] ** 0.5)
     maps = anomaly_maps(map_scores.view(-1, side, side), 224, 4.0).numpy()
@@ -94,21 +114,14 @@ def run(
     rows: Path,
 ) -> None:
     done = {key(row) for row in read(rows)}
-    base = preset_settings("softpatch+", {"coreset_ratio": coreset})
-    framing = Framing(base.resize, base.crop)
-    truth = np.array([sample.is_anomalous for sample in dataset.test])
-    masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
-    clean = embed([sample.ref for sample in dataset.train], backbone, base)
-    test = embed([sample.ref for sample in dataset.test], backbone, base)
+    base = preset_settings("softpatch+", {})
+    clean, test, truth, masks = prepare(dataset, backbone, base)
     for ratio in ratios:
         for seed in seeds:
             missing = [m for m in methods if (dataset.category, coreset, ratio, seed, m) not in done]
             if not missing:
                 continue
-            protocol = "overlap" if ratio else "clean"
-            split = contaminate(dataset, protocol=protocol, noise_ratio=ratio, seed=seed)
-            injected = split.train[len(dataset.train) :]
-            training = torch.cat([clean, embed(injected, backbone, base)]) if injected else clean
+            training = contaminated(dataset, clean, ratio, seed, backbone, base)
             for method in missing:
                 preset, different = METHODS[method]
                 settings = preset_settings(preset, {"coreset_ratio": coreset, "seed": seed, **different})

@@ -105,9 +105,9 @@ def test_too_few_dimensions_for_the_layers() -> None:
         patch_embeddings([drawn(1, 4, 3, 3), drawn(1, 4, 3, 3)], 1)
 
 
-@pytest.mark.parametrize("broken", [torch.nan, torch.inf])
-def test_features_that_are_no_numbers(broken: float) -> None:
+@pytest.mark.parametrize("broken", [torch.nan, torch.inf, -1e12])
+def test_features_of_damaged_weights(broken: float) -> None:
     maps = drawn(1, 4, 3, 3)
     maps[0, 0, 0, 0] = broken
-    with pytest.raises(InputError, match="not finite numbers; its weights are damaged"):
+    with pytest.raises(InputError, match="not finite numbers, or absurdly large; its weights are damaged"):
         patch_embeddings([maps], 4)

@@ -1,8 +1,8 @@
 """Make the weights of the built-in backbone: `python training/train.py --teacher FILE -o builtin-v1.safetensors`.
 
-The student learns to give, for procedural pictures, the teacher's features, each tap turned to its principal axes and
-cut to the first of them, which keeps most of each distance. A run that was interrupted goes on from its last
-checkpoint; the same arguments give the same pictures in the same order.
+The student learns to give, for procedural pictures, the teacher's two maps, and the differences between its maps of a
+scene and of the same scene slightly altered. A run that was interrupted goes on from its last checkpoint; the same
+arguments give the same pictures in the same order.
 """
 
 import argparse
@@ -108,7 +108,7 @@ def _taught(teacher: dict[str, Tensor], pictures: Tensor) -> list[Tensor]:
 
 
 def feature_errors(network: nn.Module, teacher: dict[str, Tensor], targets: Targets, device: str) -> list[list[float]]:
-    """`misses` on held-out pictures of 224 px."""
+    """`misses`, maps x 2, on held-out pictures of 224 px."""
     network.eval()
     with torch.inference_mode():
         pictures = [_pairs(32, 224, HELD_OUT + 1000 + batch).to(device) for batch in range(4)]

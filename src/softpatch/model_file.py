@@ -21,12 +21,11 @@ from softpatch.config import Runtime, Settings
 from softpatch.detector import Detector, PatchDetector
 from softpatch.errors import InputError, ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
-from softpatch.features.embedding import patch_embeddings
+from softpatch.features.embedding import LARGEST, patch_embeddings
 from softpatch.memory.bank import MemoryBank
 from softpatch.progress import Progress, silent
 
 FORMAT_VERSION = 1
-_LARGEST = 1e9  # of a feature or a weight; more would overflow in a distance
 _HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
 
 
@@ -190,7 +189,7 @@ def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
         raise ValueError(f"the tensors of its {name} bank do not belong together")
     if (bank.patches.dtype, bank.weights.dtype, bank.owners.dtype) != (torch.float32, torch.float32, torch.int64):
         raise ValueError(f"the tensors of its {name} bank are not float32, float32 and int64")
-    if not (bank.patches.abs().max() < _LARGEST and bank.weights.max() < _LARGEST):
+    if not (bank.patches.abs().max() < LARGEST and bank.weights.max() < LARGEST):
         raise ValueError(f"its {name} bank holds values that are not finite numbers, or absurdly large")
     if bank.weights.min() < 0 or bank.owners.min() < 0:
         raise ValueError(f"its {name} bank holds negative weights or image numbers")

@@ -9,6 +9,9 @@ from torch import Tensor
 
 from softpatch.errors import InputError
 
+LARGEST = 1e9
+"""What a sound feature stays below; more would overflow in a distance."""
+
 
 def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
     """Describe each grid position by the features around it, from every layer: float32 (B, P, D).
@@ -17,7 +20,8 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
     resized to the finest grid among them (H W, so P = H·W), then given an equal share of `embedding_dim`: a wider
     layer is pooled down to its share; a narrower one keeps its C channels, scaled by √(share / C), which leaves
     all distances as PatchCore's repetition of channels would have them, in fewer numbers. D <= embedding_dim.
-    Raises `InputError` where `embedding_dim` leaves a layer no channel, and where features are not finite numbers.
+    Raises `InputError` where `embedding_dim` leaves a layer no channel, and where features are not finite or not
+    below `LARGEST`.
     """
     share = embedding_dim // len(feature_maps)
     if share < 1:
@@ -33,6 +37,8 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
         wider = channels > share
         layers.append(F.adaptive_avg_pool1d(patches, share) if wider else patches * sqrt(share / channels))
     embeddings = torch.cat(layers, dim=2)
-    if not embeddings.isfinite().all():
-        raise InputError("the backbone gives features that are not finite numbers; its weights are damaged")
+    if not embeddings.abs().max() < LARGEST:  # NaN is not
+        raise InputError(
+            "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged"
+        )
     return embeddings
