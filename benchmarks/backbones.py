@@ -57,7 +57,14 @@ def measure_speed() -> None:
 
 
 def measure_accuracy(
-    dataset: Dataset, name: str, backbone: Backbone, ratios: list[float], seeds: list[int], coreset: float, rows: Path
+    dataset: Dataset,
+    name: str,
+    backbone: Backbone,
+    ratios: list[float],
+    seeds: list[int],
+    methods: list[str],
+    coreset: float,
+    rows: Path,
 ) -> None:
     """Add a row per noise ratio, seed and method to `rows`."""
     done = {tuple(row[part] for part in KEY) for row in read(rows)}
@@ -66,7 +73,7 @@ def measure_accuracy(
     for ratio in ratios:
         for seed in seeds:
             training = contaminated(dataset, clean, ratio, seed, backbone, base)
-            for method in METHODS:
+            for method in methods:
                 row = dict(zip(KEY, (dataset.category, name, coreset, ratio, seed, method), strict=True))
                 if tuple(row.values()) in done:
                     continue
@@ -79,15 +86,14 @@ def measure_accuracy(
 
 
 def table(rows: list[dict]) -> str:
-    """Markdown: image / pixel AUROC per method, dataset and noise ratio, a column per backbone."""
-    backbones = list(dict.fromkeys(row["backbone"] for row in rows))
+    """Markdown: image / pixel AUROC per coreset ratio, method, dataset and noise ratio, a column per backbone."""
+    backbones = sorted({row["backbone"] for row in rows})
     lines = []
-    for method in METHODS:
-        lines += ["", f"**{method}**", "", "| product | noise | " + " | ".join(backbones) + " |"]
+    for coreset, method in sorted({(row["coreset_ratio"], row["method"]) for row in rows}, reverse=True):
+        mine = [row for row in rows if (row["coreset_ratio"], row["method"]) == (coreset, method)]
+        lines += ["", f"**{method}, coreset {coreset:.0%}**", "", "| product | noise | " + " | ".join(backbones) + " |"]
         lines += ["|---|---|" + "---|" * len(backbones)]
-        mine = [row for row in rows if row["method"] == method]
-        places = sorted({(row["dataset"], row["noise_ratio"]) for row in mine})
-        for dataset, ratio in places:
+        for dataset, ratio in sorted({(row["dataset"], row["noise_ratio"]) for row in mine}):
             here = [row for row in mine if (row["dataset"], row["noise_ratio"]) == (dataset, ratio)]
             cells = [cell([row for row in here if row["backbone"] == name], spread) for name in backbones]
             lines.append(f"| {dataset} | {ratio:.0%} | " + " | ".join(cells) + " |")
@@ -110,6 +116,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=Path("rows.jsonl"))
     parser.add_argument("--noise", nargs="*", type=float, default=[0.0, 0.1, 0.4])
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--coreset-ratio", type=float, default=0.1)
     arguments = parser.parse_args()
     if arguments.what == "speed":
@@ -120,9 +127,15 @@ def main() -> None:
         for path in arguments.datasets:
             for name, _, weights in (given.partition("=") for given in arguments.backbones):
                 backbone = load_backbone(name, weights=weights or "pretrained")
-                ratios, seeds = arguments.noise, arguments.seeds
                 measure_accuracy(
-                    open_dataset(path), name, backbone, ratios, seeds, arguments.coreset_ratio, arguments.output
+                    open_dataset(path),
+                    name,
+                    backbone,
+                    arguments.noise,
+                    arguments.seeds,
+                    arguments.methods,
+                    arguments.coreset_ratio,
+                    arguments.output,
                 )
 
 

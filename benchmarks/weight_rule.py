@@ -92,7 +92,7 @@ def weighted_scores(
     banks = [detector.classification]
     if detector.segmentation is not detector.classification:
         banks.append(detector.segmentation)
-    found = [nearest_neighbours(test.flatten(0, 1), bank.patches) for bank in banks]
+    found = [nearest_neighbours(test.flatten(0, 1), bank.index) for bank in banks]
     scores = {}
     for rule in rules:
         ceiling = {"none": 0.0, "literal": torch.inf, "clipped": limit}[rule]

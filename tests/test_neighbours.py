@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from softpatch.memory.neighbours import nearest_neighbours
+from softpatch.memory.neighbours import nearest_neighbours, search_index
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -21,29 +21,52 @@ def all_distances(queries: Tensor, bank: Tensor) -> Tensor:
 def test_by_hand() -> None:
     queries = torch.tensor([[0.0, 0.0], [3.0, 5.0]])
     bank = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [9.0, 9.0]])
-    distances, indices = nearest_neighbours(queries, bank)
+    distances, indices = nearest_neighbours(queries, search_index(bank))
     assert distances.tolist() == [1.0, 1.0]
     assert indices.tolist() == [1, 0]
     assert (distances.dtype, indices.dtype) == (torch.float32, torch.int64)
 
 
-@pytest.mark.parametrize(("queries", "bank", "dim"), [(1, 1, 1), (40, 1, 7), (300, 90, 3), (150, 400, 64)])
+@pytest.mark.parametrize(
+    ("queries", "bank", "dim"), [(1, 1, 1), (40, 1, 7), (300, 90, 3), (150, 400, 64), (70, 5_000, 150)]
+)
 def test_is_brute_force(queries: int, bank: int, dim: int) -> None:
     asked, known = drawn(queries, dim), drawn(bank, dim, seed=1)
-    distances, indices = nearest_neighbours(asked, known)
+    distances, indices = nearest_neighbours(asked, search_index(known))
     expected = all_distances(asked, known).min(dim=1)
     assert torch.equal(indices, expected.indices)
     assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("block", [1, 7, 50, 51, 1000])
-def test_the_block_size_changes_nothing(block: int) -> None:
+@pytest.mark.parametrize("block", [1, 7 * 120, 50 * 120, 51 * 120, 10**6])
+def test_the_size_of_the_blocks_changes_nothing(block: int) -> None:
     queries, bank = drawn(50, 9), drawn(30, 9, seed=1)
     owners, bank_owners = torch.arange(50) % 4, torch.arange(30) % 4
-    distances, indices = nearest_neighbours(queries, bank, query_owners=owners, bank_owners=bank_owners, block=block)
+    distances, indices = nearest_neighbours(
+        queries, search_index(bank), query_owners=owners, bank_owners=bank_owners, block_bytes=block
+    )
     expected = all_distances(queries, bank).masked_fill(owners[:, None] == bank_owners, math.inf).min(dim=1)
     assert torch.equal(indices, expected.indices)
     assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
+def test_bounds_that_decide_little_do_not_hide_the_nearest(spread: float) -> None:
+    # few directions hold nearly all that varies, or none does; queries lie far from, near and in the bank
+    wide = drawn(3, 120, seed=2)
+    bank = drawn(2_000, 3) @ wide + spread * drawn(2_000, 120, seed=1) + 5
+    queries = torch.cat([bank[:100], bank[100:200] + 1e-3 * drawn(100, 120, seed=3), 9 * drawn(100, 120, seed=4)])
+    distances, indices = nearest_neighbours(queries, search_index(bank))
+    expected = all_distances(queries, bank).min(dim=1)
+    assert_close(distances, expected.values.float(), rtol=1e-4, atol=1e-5)
+    if spread:
+        assert torch.equal(indices, expected.indices)
+
+
+def test_of_equally_near_patches_the_first_is_found() -> None:
+    bank = drawn(30, 40).repeat(50, 1)
+    _, indices = nearest_neighbours(bank, search_index(bank))
+    assert torch.equal(indices, torch.arange(30).repeat(50))
 
 
 def test_patches_of_the_same_owner_are_passed_over() -> None:
@@ -51,20 +74,22 @@ def test_patches_of_the_same_owner_are_passed_over() -> None:
     bank_owners = torch.tensor([0, 1, 2])
     queries = torch.tensor([[0.0], [0.0], [7.0]])
     owners = torch.tensor([0, 5, 2])
-    distances, indices = nearest_neighbours(queries, bank, query_owners=owners, bank_owners=bank_owners)
+    distances, indices = nearest_neighbours(queries, search_index(bank), query_owners=owners, bank_owners=bank_owners)
     assert indices.tolist() == [1, 0, 1]
     assert distances.tolist() == [2.0, 0.0, 5.0]
 
 
 def test_bank_owners_alone_exclude_nothing() -> None:
-    distances, _ = nearest_neighbours(torch.zeros(1, 2), torch.zeros(1, 2), bank_owners=torch.zeros(1).long())
+    distances, _ = nearest_neighbours(
+        torch.zeros(1, 2), search_index(torch.zeros(1, 2)), bank_owners=torch.zeros(1).long()
+    )
     assert distances.tolist() == [0.0]
 
 
 def test_a_query_without_candidates_is_infinitely_far() -> None:
     distances, indices = nearest_neighbours(
         torch.zeros(2, 3),
-        torch.ones(4, 3),
+        search_index(torch.ones(4, 3)),
         query_owners=torch.tensor([1, 0]),
         bank_owners=torch.ones(4, dtype=torch.int64),
     )
@@ -74,7 +99,7 @@ def test_a_query_without_candidates_is_infinitely_far() -> None:
 
 def test_a_patch_in_the_bank_is_at_distance_zero_however_large() -> None:
     bank = drawn(20, 16) * torch.logspace(0, 6, 20)[:, None]
-    distances, indices = nearest_neighbours(bank, bank)
+    distances, indices = nearest_neighbours(bank, search_index(bank))
     assert indices.tolist() == list(range(20))
     assert distances.tolist() == [0.0] * 20
 
@@ -83,7 +108,7 @@ def test_the_distance_to_a_near_duplicate_of_large_norm_does_not_cancel() -> Non
     # ‖q‖² is 6 400 000: the expanded square would be off by about 0.5, and by more than the squared distance
     bank = torch.stack([torch.full((64,), 316.25), torch.full((64,), -316.25)])
     queries = bank + torch.tensor([0.03125, -0.0625])[:, None]
-    distances, indices = nearest_neighbours(queries, bank)
+    distances, indices = nearest_neighbours(queries, search_index(bank))
     assert indices.tolist() == [0, 1]
     assert distances.tolist() == [8 * 0.03125, 8 * 0.0625]
 
@@ -91,7 +116,7 @@ def test_the_distance_to_a_near_duplicate_of_large_norm_does_not_cancel() -> Non
 def test_among_near_duplicates_of_large_norm_the_one_found_is_as_near_as_float32_can_tell() -> None:
     bank = drawn(200, 32) * 1e-2 + 100
     queries = drawn(60, 32, seed=1) * 1e-2 + 100
-    distances, indices = nearest_neighbours(queries, bank)
+    distances, indices = nearest_neighbours(queries, search_index(bank))
     exact = all_distances(queries, bank)
     assert_close(distances.double(), exact.gather(1, indices[:, None])[:, 0], rtol=1e-4, atol=1e-5)
     assert (distances.square() <= exact.amin(dim=1).square() + 1e-6 * queries.square().sum(dim=1)).all()
@@ -100,6 +125,8 @@ def test_among_near_duplicates_of_large_norm_the_one_found_is_as_near_as_float32
 def test_arguments_are_left_as_they_are() -> None:
     queries, bank = drawn(5, 3), drawn(4, 3, seed=1)
     before = queries.clone(), bank.clone()
-    nearest_neighbours(queries, bank, query_owners=torch.zeros(5).long(), bank_owners=torch.zeros(4).long())
+    nearest_neighbours(
+        queries, search_index(bank), query_owners=torch.zeros(5).long(), bank_owners=torch.zeros(4).long()
+    )
     assert torch.equal(queries, before[0])
     assert torch.equal(bank, before[1])

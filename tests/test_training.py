@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
 import train
 from pictures import alter_pictures, draw_pictures
-from teacher import TAPS, load_teacher, teacher_features
+from teacher import load_teacher, teacher_features
 
 
 @pytest.mark.parametrize("size", [64, 96])
@@ -72,20 +72,26 @@ def random_teacher(path: Path) -> Path:
     return path
 
 
-def test_the_teacher_gives_the_maps_that_the_student_learns(tmp_path: Path) -> None:
+def test_the_teacher_gives_the_maps_that_the_student_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = load_teacher(random_teacher(tmp_path / "teacher.safetensors"))
-    maps = teacher_features(teacher, torch.rand(2, 3, 96, 64))
-    assert [tuple(each.shape) for each in maps] == [(2, FEATURES[0], 12, 8), (2, FEATURES[1], 6, 4)]
-    assert len(TAPS) == len(FEATURES)
+    pictures = torch.rand(2, 3, 96, 64)
+    assert teacher_features(teacher, pictures, 5).shape == (2, 32, 12, 8)
+    assert teacher_features(teacher, pictures, 12).shape == (2, 96, 6, 4)
+    monkeypatch.setattr(train, "draw_pictures", lambda _, __, seed: draw_pictures(16, 96, seed))
+    targets = train.make_targets(teacher, "cpu")
+    wanted = targets(train._taught(teacher, draw_pictures(64, 96, train.HELD_OUT)))
+    assert wanted.shape == (64, FEATURES, 12, 12)
+    for maps, weight in zip(wanted.split(train.CHANNELS, dim=1), train.WEIGHTS, strict=True):
+        assert 0.5 * weight < maps.std() < 2 * weight
 
 
 def test_what_is_missed_is_a_share_of_what_varies() -> None:
-    wanted = [torch.randn(4, 2, 8, 8, generator=torch.Generator().manual_seed(tap)) * 10 for tap in range(2)]
-    nothing = [each.mean(dim=(2, 3), keepdim=True).expand_as(each) for each in wanted]
+    wanted = torch.randn(4, FEATURES, 8, 8, generator=torch.Generator().manual_seed(0)) * 10
+    nothing = wanted.mean(dim=(2, 3), keepdim=True).expand_as(wanted)
     assert torch.equal(train.misses(wanted, wanted), torch.zeros(2, 2))
     assert torch.allclose(train.misses(nothing, wanted), torch.ones(2, 2), atol=0.05)
-    faint = [each / 1e4 for each in wanted]  # below what counts
-    assert (train.misses([torch.zeros_like(each) for each in faint], faint) < 0.01).all()
+    faint = wanted / 1e4  # below what counts
+    assert (train.misses(torch.zeros_like(faint), faint) < 0.01).all()
 
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,12 +100,14 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(train, "draw_pictures", few_pictures)
     monkeypatch.setattr(train, "SIZES", ((64, 4), (64, 2)))
-    teacher, recipe = random_teacher(tmp_path / "teacher.safetensors"), train.Recipe(steps=3, seed=1)
+    monkeypatch.setattr(train, "LESSON", 2)
+    monkeypatch.setattr(train, "PASSES", 2)
+    teacher, recipe = random_teacher(tmp_path / "teacher.safetensors"), train.Recipe(steps=6, seed=1)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = train.train(recipe, teacher, tmp_path / "whole", "cpu", limit_s=1e6)
-    for step in (1, 2):
-        with pytest.raises(SystemExit, match=f"time is over at step {step} of 3"):
+    for step in range(1, 6):
+        with pytest.raises(SystemExit, match=f"time is over at step {step} of 6"):
             train.train(recipe, teacher, tmp_path / "parts", "cpu", limit_s=0)
     with pytest.raises(SystemExit, match="is of another recipe"):
         train.train(train.Recipe(steps=4, seed=1), teacher, tmp_path / "parts", "cpu", limit_s=1e6)
@@ -112,7 +120,7 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     assert {value.dtype for value in written.values()} == {torch.float16}
 
 
-def test_the_network_gives_two_maps_and_folds() -> None:
+def test_the_network_gives_one_map_and_folds() -> None:
     network = BuiltinNetwork(nn.BatchNorm2d)
     network(torch.rand(4, 3, 64, 64))  # statistics for the batch norms
     network.eval()
@@ -122,7 +130,7 @@ def test_the_network_gives_two_maps_and_folds() -> None:
     plain = BuiltinNetwork().eval()
     plain.load_state_dict(folded.state_dict())
     with torch.inference_mode():
-        for ours, theirs, stride, channels in zip(plain(images), network(images), (8, 16), FEATURES, strict=True):
-            assert ours.shape == (2, channels, 96 // stride, 96 // stride)
-            assert torch.allclose(ours, theirs, atol=1e-4)
+        (ours,), (theirs,) = plain(images), network(images)
+    assert ours.shape == (2, FEATURES, 12, 12)
+    assert torch.allclose(ours, theirs, atol=1e-4)
     assert sum(value.numel() for value in plain.state_dict().values()) * 2 <= 4_000_000  # bytes in half precision

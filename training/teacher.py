@@ -11,12 +11,10 @@ import torch.nn.functional as F  # noqa: N812
 from safetensors.torch import load_file
 from torch import Tensor
 
-_HALVING = (1, 3, 6, 13)
-_SHIFT = 4
-"""TensorFlow pads only after the last pixel, so cell i of stride 8 is centred on pixel 8 i + 7, not in the middle of
-the pixels it stands for, 8 i + 3.5. The teacher therefore sees pictures moved down and right by this much."""
-TAPS = (5, 12)
-"""The taps are what these blocks give: 32 channels at stride 8, 96 at stride 16, without a last ReLU."""
+_HALVING = (1, 3, 6)
+_SHIFT = 2
+"""TensorFlow pads only after the last pixel, and cells look at what is right and below of the pixels that they stand
+for. The teacher therefore sees pictures moved by this much, at which mirrored pictures give mirrored maps best."""
 
 
 def load_teacher(path: Path) -> dict[str, Tensor]:
@@ -25,26 +23,26 @@ def load_teacher(path: Path) -> dict[str, Tensor]:
 
 
 @torch.inference_mode()
-def teacher_features(weights: dict[str, Tensor], images: Tensor) -> list[Tensor]:
-    """Run images (B, 3, S, S) in [0, 1], S a multiple of 16, and give (B, 32, S/8, S/8) and (B, 96, S/16, S/16)."""
+def teacher_features(weights: dict[str, Tensor], images: Tensor, block: int) -> Tensor:
+    """Run images (B, 3, S, S) in [0, 1], S a multiple of 16, and give what a block gives: (B, C, S/stride, S/stride).
+
+    It is linear, without a last ReLU. `block` is from 3 on (stride 8) and from 6 on (stride 16), 12 at most.
+    """
     moved = F.pad(images, (_SHIFT, 0, _SHIFT, 0), mode="replicate")[..., : images.shape[2], : images.shape[3]]
     maps = (moved * 2 - 1).to(memory_format=torch.channels_last)
     maps = _conv(weights, "Conv", F.pad(maps, (0, 1, 0, 1)), stride=2)
-    taps = []
-    for block in range(TAPS[-1] + 1):
-        name = f"expanded_conv_{block}" if block else "expanded_conv"
+    for number in range(block + 1):
+        name = f"expanded_conv_{number}" if number else "expanded_conv"
         before = maps
-        if block:
+        if number:
             maps = _conv(weights, f"{name}.expand", maps)
-        halves = block in _HALVING
+        halves = number in _HALVING
         maps = F.pad(maps, (0, 1, 0, 1)) if halves else maps
         maps = _conv(weights, f"{name}.depthwise", maps, stride=2 if halves else 1, padding=0 if halves else 1)
         maps = _conv(weights, f"{name}.project", maps, activate=False)
         if maps.shape == before.shape:
             maps = maps + before
-        if block in TAPS:
-            taps.append(maps)
-    return taps
+    return maps
 
 
 def _conv(

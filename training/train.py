@@ -1,13 +1,14 @@
 """Make the weights of the built-in backbone: `python training/train.py --teacher FILE -o builtin-v1.safetensors`.
 
-The student learns to give, for procedural pictures, the teacher's two maps, and the differences between its maps of a
-scene and of the same scene slightly altered. A run that was interrupted goes on from its last checkpoint; the same
+The student learns to give, for procedural pictures, two maps of the teacher's, and the differences between its maps of
+a scene and of the same scene slightly altered. A run that was interrupted goes on from its last checkpoint; the same
 arguments give the same pictures in the same order.
 """
 
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,22 @@ SIZES = ((128, 64), (128, 64), (192, 28))
 """Side and number of the pictures of one batch after another, half of them altered copies of the others."""
 HELD_OUT = 1_000_000_000
 """Seeds from here on are never trained on."""
+LESSON, PASSES = 256, 6
+"""Batches that are drawn and taught together, and how often each of them is learned from: to draw a batch and to ask
+the teacher takes as long as to learn from it twice."""
+BLOCKS = (5, 12)
+"""The teacher's blocks whose maps are learned, of stride 8 and 16."""
+SCALES = (1, 2)
+"""How many times larger the teacher sees the pictures: both maps come to a cell for every 8 pixels. Enlarged, it looks
+at details and their near surroundings instead of whole objects."""
+CHANNELS = (32, 96)
 WEIGHTS = (0.2, 0.12)
-"""Standard deviation of the student's channels, map by map: the coarse map counts for less in a distance, and distances
-are about as large as a ResNet-18's."""
+"""Standard deviation of the student's channels, map by map: both maps count alike in a distance, and distances are
+about as large as a ResNet-18's."""
 FAINTEST = (0.1, 0.02)
 """Share of the mean variance below which what varies in a picture, and what differs in a pair, counts for less."""
 MARGIN = 16
-"""The teacher sees pictures mirrored this far beyond their border, so that its zero padding leaves no trace."""
+"""The teacher sees pictures mirrored this many pixels beyond their border: its zero padding leaves no trace."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +63,22 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Targets:
-    """How a tap of the teacher becomes what the student learns: (tap - mean) * scale, of variance `WEIGHTS`²."""
+    """How the teacher's maps become what the student learns: (map - mean) * scale, of variance `WEIGHTS`²."""
 
     means: list[Tensor]
     scales: list[Tensor]
 
-    def __call__(self, taps: list[Tensor]) -> list[Tensor]:
-        """Bring taps (B, C, H, W) to float32 targets of the same shape."""
-        return [
-            (tap.float() - mean[:, None, None]) * scale
-            for tap, mean, scale in zip(taps, self.means, self.scales, strict=True)
+    def __call__(self, maps: list[Tensor]) -> Tensor:
+        """Bring maps (B, C, H, W) of several C to one float32 map of all their channels."""
+        scaled = [
+            (each.float() - mean[:, None, None]) * scale
+            for each, mean, scale in zip(maps, self.means, self.scales, strict=True)
         ]
+        return torch.cat(scaled, dim=1)
 
 
 class Batches(Dataset[Tensor]):
-    """Batch after batch of pictures; the number of a batch is its seed."""
+    """Batch after batch of `_pairs`, uint8; the number of a batch is its seed."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
@@ -75,57 +86,84 @@ class Batches(Dataset[Tensor]):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, step: int) -> Tensor:
+    def __getitem__(self, batch: int) -> Tensor:
         torch.set_num_threads(1)
-        size, count = SIZES[step % len(SIZES)]
-        seed = self.seed * HELD_OUT // 1000 + step
-        return _pairs(count, size, seed)
+        size, count = SIZES[batch % len(SIZES)]
+        return _pairs(count, size, self.seed * HELD_OUT // 1000 + batch)
 
 
 def _pairs(count: int, size: int, seed: int) -> Tensor:
-    """Pictures (count, 3, size, size): the second half shows the scenes of the first half once more, altered."""
+    """Pictures (count, 3, size, size), uint8: the second half shows the scenes of the first half once more, altered."""
     pictures = draw_pictures(count // 2, size, seed)
-    return torch.cat([pictures, alter_pictures(pictures, seed)])
+    return (torch.cat([pictures, alter_pictures(pictures, seed)]) * 255).round().to(torch.uint8)
 
 
 def make_targets(teacher: dict[str, Tensor], device: str) -> Targets:
     """Measure the teacher's features on held-out pictures."""
-    batches = [_taught(teacher, draw_pictures(64, 192, HELD_OUT + batch).to(device)) for batch in range(8)]
+    batches = [_taught(teacher, draw_pictures(64, 192, HELD_OUT + batch).to(device)) for batch in range(6)]
     means, scales = [], []
-    for weight, taps in zip(WEIGHTS, zip(*batches, strict=True), strict=True):
-        values = torch.cat([tap.float().transpose(0, 1).flatten(1) for tap in taps], dim=1)  # (C, n)
+    for weight, maps in zip(WEIGHTS, zip(*batches, strict=True), strict=True):
+        values = torch.cat([each.float().transpose(0, 1).flatten(1) for each in maps], dim=1)  # (C, n)
         means.append(values.mean(dim=1))
         scales.append(weight / values.var(dim=1).mean().sqrt())
     return Targets(means, scales)
 
 
 def _taught(teacher: dict[str, Tensor], pictures: Tensor) -> list[Tensor]:
-    wider = F.pad(pictures, (MARGIN, MARGIN, MARGIN, MARGIN), mode="reflect")
-    with torch.autocast(pictures.device.type, torch.bfloat16):
-        taps = teacher_features(teacher, wider)
-    margins = (MARGIN * tap.shape[3] // wider.shape[3] for tap in taps)
-    return [tap[..., m:-m, m:-m] for tap, m in zip(taps, margins, strict=True)]
+    """The teacher's maps of pictures (B, 3, S, S) in [0, 1]: (B, `CHANNELS`, S/8, S/8) each."""
+    wider, cells = F.pad(pictures, (MARGIN, MARGIN, MARGIN, MARGIN), mode="reflect"), MARGIN // 8
+    maps = []
+    for block, scale in zip(BLOCKS, SCALES, strict=True):
+        seen = F.interpolate(wider, scale_factor=scale, mode="bicubic").clamp(0, 1) if scale > 1 else wider
+        with torch.autocast(pictures.device.type, torch.bfloat16):
+            maps.append(teacher_features(teacher, seen, block)[..., cells:-cells, cells:-cells])
+    return maps
 
 
-def feature_errors(network: nn.Module, teacher: dict[str, Tensor], targets: Targets, device: str) -> list[list[float]]:
-    """`misses`, maps x 2, on held-out pictures of 224 px."""
+def lessons(
+    recipe: Recipe, teacher: dict[str, Tensor], targets: Targets, device: str, start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Give, from step `start` on, pictures (B, 3, S, S) in [0, 1] and the map (B, C, S/8, S/8) to learn from them."""
+    step = start - start % (LESSON * PASSES)
+    numbers = range(step // PASSES, step // PASSES + recipe.steps)
+    drawn = DataLoader(
+        Batches(numbers.stop, recipe.seed), batch_size=None, sampler=numbers, num_workers=1, prefetch_factor=4
+    )
+    lesson: list[tuple[Tensor, Tensor]] = []
+    for batch in drawn:
+        pictures = batch.to(device)
+        lesson.append((pictures, targets(_taught(teacher, pictures / 255)).half()))
+        again = [len(lesson) - 1]
+        if len(lesson) == LESSON:
+            random = torch.Generator().manual_seed(step)
+            again += [int(index) for _ in range(1, PASSES) for index in torch.randperm(LESSON, generator=random)]
+        for index in again:
+            if step >= start:
+                pictures, wanted = lesson[index]
+                yield pictures / 255, wanted.float()
+            step += 1
+        if len(lesson) == LESSON:
+            lesson = []
+
+
+def feature_errors(network: nn.Module, held_out: list[tuple[Tensor, Tensor]]) -> list[list[float]]:
+    """`misses`, maps x 2, averaged over batches of pictures and the maps wanted for them."""
     network.eval()
     with torch.inference_mode():
-        pictures = [_pairs(32, 224, HELD_OUT + 1000 + batch).to(device) for batch in range(4)]
-        missed = [misses(network(_scaled(batch)), targets(_taught(teacher, batch))) for batch in pictures]
+        missed = [misses(*network(_scaled(pictures)), wanted) for pictures, wanted in held_out]
     network.train()
     found: list[list[float]] = torch.stack(missed).mean(dim=0).mul(1e4).round().div(1e4).tolist()
     return found
 
 
-def misses(given: list[Tensor], wanted: list[Tensor]) -> Tensor:
+def misses(given: Tensor, wanted: Tensor) -> Tensor:
     """What the student misses of each map of `_pairs`, and of the differences within pairs: (maps, 2).
 
     A squared error is taken as a share of what varies within that picture or differs within that pair, so that faint
     textures and faint defects count as much as plain ones; `FAINTEST` keeps noise from counting.
     """
     missed = []
-    for ours, theirs, weight in zip(given, wanted, WEIGHTS, strict=True):
+    for ours, theirs, weight in zip(given.split(CHANNELS, 1), wanted.split(CHANNELS, 1), WEIGHTS, strict=True):
         varying = theirs - theirs.mean(dim=(2, 3), keepdim=True)
         our_change, their_change = (torch.sub(*maps.float().chunk(2)) for maps in (ours, theirs))
         missed += [
@@ -150,6 +188,8 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
     torch.manual_seed(recipe.seed)
     teacher = {name: value.to(device) for name, value in load_teacher(teacher_path).items()}
     targets = make_targets(teacher, device)
+    pictures = [_pairs(32, 224, HELD_OUT + 1000 + batch).to(device) / 255 for batch in range(4)]
+    held_out = [(each, targets(_taught(teacher, each))) for each in pictures]
     student: nn.Module = BuiltinNetwork(nn.BatchNorm2d).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = torch.optim.swa_utils.AveragedModel(student, avg_fn=partial(_average, recipe.average), use_buffers=True)
     optimiser = torch.optim.AdamW(student.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
@@ -176,21 +216,18 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
         states = {name: part.state_dict() for name, part in parts.items()}
         with replacing(checkpoint) as temporary:
             torch.save({"recipe": asdict(recipe), "step": step, **states}, temporary)
-        errors = feature_errors(averaged.module, teacher, targets, device)
+        errors = feature_errors(averaged.module, held_out)
         with log.open("a") as file:
             file.write(json.dumps({"step": step, "seconds": round(time.monotonic() - began), "missed": errors}) + "\n")
 
     began = time.monotonic()
-    batches = Batches(recipe.steps, recipe.seed)
-    loader = DataLoader(batches, batch_size=None, sampler=range(start, recipe.steps), num_workers=1, prefetch_factor=4)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    taught = lessons(recipe, teacher, targets, device, start)
     with Progress(*columns) as bars:
         bar = bars.add_task("training", total=recipe.steps, completed=start)
-        for step, drawn in enumerate(loader, start + 1):
-            pictures = drawn.to(device, non_blocking=True)
-            wanted = targets(_taught(teacher, pictures))
-            with torch.autocast(pictures.device.type, torch.bfloat16):
-                given = student(_scaled(pictures))
+        for step, (shown, wanted) in zip(range(start + 1, recipe.steps + 1), taught, strict=False):
+            with torch.autocast(shown.device.type, torch.bfloat16):
+                (given,) = student(_scaled(shown))
             loss = misses(given, wanted).sum()
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -199,7 +236,7 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
             schedule.step()
             averaged.update_parameters(student)
             bars.update(bar, completed=step, description=f"training, loss {float(loss.detach()):.3f}")
-            if step % 500 == 0 or step == recipe.steps:
+            if step % 1_000 == 0 or step == recipe.steps:
                 save(step)
             if time.monotonic() - began > limit_s:
                 save(step)

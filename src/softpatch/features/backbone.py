@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from softpatch.errors import InputError, WeightsError
-from softpatch.features.builtin import BUILTIN, LAYERS, MEAN, STD, WEIGHTS_DIGEST, WEIGHTS_FILE, BuiltinNetwork
+from softpatch.features.builtin import BUILTIN, LAYER, MEAN, STD, WEIGHTS_DIGEST, WEIGHTS_FILE, BuiltinNetwork
 from softpatch.features.folding import fold_batch_norm
 from softpatch.features.weights import PRETRAINED, RANDOM, hub_file, read_weights, weights_digest
 from softpatch.progress import Progress, silent
@@ -54,18 +54,6 @@ class _Stages(nn.Module):
             images, indices=self.indices, intermediates_only=True, stop_early=True
         )
         return maps
-
-
-class _Maps(nn.Module):
-    """The built-in network, giving only the maps asked for."""
-
-    def __init__(self, network: BuiltinNetwork, indices: Sequence[int]) -> None:
-        super().__init__()
-        self.network, self.indices = network, list(indices)
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        maps = self.network(images)
-        return [maps[index] for index in self.indices]
 
 
 def torch_device(name: str) -> torch.device:
@@ -131,7 +119,7 @@ def load_backbone(
 
 
 def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.device, seed: int) -> Backbone:
-    chosen = _choose_layers(BUILTIN, list(LAYERS), list(LAYERS.values()), layers)
+    _choose_layers(BUILTIN, [LAYER], [8], layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BuiltinNetwork().eval().requires_grad_(False)
@@ -147,9 +135,9 @@ def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.devi
         raise WeightsError(
             f"the weights of backbone {BUILTIN!r} in {WEIGHTS_FILE} were altered; install softpatch anew"
         )
-    maps = _Maps(network, [index for index, _ in chosen]).to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     mean, std = (torch.tensor(value, device=device) for value in (MEAN, STD))
-    return Backbone(BUILTIN, tuple(layer for _, layer in chosen), digest, device, maps, mean, std)
+    return Backbone(BUILTIN, (LAYER,), digest, device, network, mean, std)
 
 
 def _create(name: str, image_size: int, seed: int) -> Any:

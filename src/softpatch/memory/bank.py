@@ -1,12 +1,13 @@
 """The memory bank: chosen training patches, how far each is trusted, and which image it came from."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from softpatch.memory.coreset import greedy_coreset
-from softpatch.memory.neighbours import nearest_neighbours
+from softpatch.memory.neighbours import SearchIndex, nearest_neighbours, search_index
 from softpatch.progress import Progress, silent
 
 
@@ -22,6 +23,11 @@ class MemoryBank:
     weights: Tensor
     owners: Tensor
 
+    @cached_property
+    def index(self) -> SearchIndex:
+        """The patches, prepared to be searched."""
+        return search_index(self.patches)
+
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> Tensor:
         """Patch scores, equation (10): weight of the nearest bank patch times the distance to it.
 
@@ -31,7 +37,7 @@ class MemoryBank:
         count, positions, dim = embeddings.shape
         distances, indices = nearest_neighbours(
             embeddings.reshape(count * positions, dim),
-            self.patches,
+            self.index,
             query_owners=None if owners is None else owners.repeat_interleave(positions),
             bank_owners=self.owners,
         )

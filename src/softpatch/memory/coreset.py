@@ -4,21 +4,17 @@ Section 3.1 of PatchCore: each pick is the point farthest from all picks so far 
 that of the plain loop; only distances that cannot matter are not computed.
 """
 
-from collections.abc import Callable
-from typing import Any
-
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from softpatch.memory.compiled import compiled, squared_distance
 from softpatch.progress import Progress, silent
 
 _HEAD = 16  # leading principal coordinates that decide most comparisons
 _REPORT_EVERY = 1024
 _SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
 _ROUNDING = 1e-8  # of the largest squared norm: far more than the rounding of a squared distance of coordinates
-_FLOATS = {"reassoc", "contract", "nsz"}  # lets sums be vectorised
 
 
 def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
@@ -76,20 +72,7 @@ def _principal_axes(centred: Tensor) -> Tensor:
     return axes.flip(1)
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
-    """Compile at the first call, in about a second. Nothing is kept on disk: numba's cache is unpickled when read."""
-    return numba.njit(nogil=True, fastmath=_FLOATS)(function)
-
-
-@_compiled
-def _squared_distance(a, b):  # type: ignore[no-untyped-def]
-    total = np.float32(0)
-    for j in range(len(a)):
-        total += (a[j] - b[j]) ** 2
-    return total
-
-
-@_compiled
+@compiled
 def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: ignore[no-untyped-def]
     """Fill `picks`, beginning with `pick`; keep squared distances (M,) and nearest picks (M,); return the next pick."""
     for done in range(len(picks)):
@@ -97,7 +80,7 @@ def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: igno
         centre = points[pick].copy()
         farthest = 0
         for i in range(len(points)):
-            distance = _squared_distance(points[i], centre)
+            distance = squared_distance(points[i], centre)
             if distance < squared[i]:
                 squared[i] = distance
                 centre_of[i] = done
@@ -107,7 +90,7 @@ def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: igno
     return pick
 
 
-@_compiled
+@compiled
 def _pick_in_clusters(  # type: ignore[no-untyped-def]
     points, head, rest, order, starts, centres, to_centre, squared, rounding, place, picks
 ):
@@ -123,16 +106,16 @@ def _pick_in_clusters(  # type: ignore[no-untyped-def]
         for c in range(clusters):
             if starts[c] == starts[c + 1]:
                 continue
-            away = np.sqrt(_squared_distance(centres[c], pick))
+            away = np.sqrt(squared_distance(centres[c], pick))
             if away * (1 - _SLACK) < reach[c]:
                 reach[c] = 0
                 farthest[c] = starts[c]
                 for i in range(starts[c], starts[c + 1]):
                     triangle = max(np.float32(0), abs(away - to_centre[i]) - _SLACK * away)
                     if triangle * triangle < squared[i]:
-                        bound = (rest[i] - pick_rest) ** 2 + _squared_distance(head[i], pick_head)
+                        bound = (rest[i] - pick_rest) ** 2 + squared_distance(head[i], pick_head)
                         if bound * (1 - _SLACK) - rounding < squared[i]:
-                            squared[i] = min(squared[i], _squared_distance(points[i], pick))
+                            squared[i] = min(squared[i], squared_distance(points[i], pick))
                     reach[c] = max(reach[c], np.sqrt(squared[i]) + to_centre[i])
                     if squared[i] > squared[farthest[c]]:
                         farthest[c] = i
