@@ -263,7 +263,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True, help="MobileNetV2 weights, safetensors")
-    parser.add_argument("--steps", type=int, default=5_500)
+    parser.add_argument("--steps", type=int, default=18_432)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", type=Path, default=Path("training-run"), help="for checkpoints and the log")
