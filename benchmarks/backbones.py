@@ -97,10 +97,12 @@ def table(rows: list[dict]) -> str:
             here = [row for row in mine if (row["dataset"], row["noise_ratio"]) == (dataset, ratio)]
             cells = [cell([row for row in here if row["backbone"] == name], spread) for name in backbones]
             lines.append(f"| {dataset} | {ratio:.0%} | " + " | ".join(cells) + " |")
+        held = [{(row["dataset"], row["noise_ratio"]) for row in mine if row["backbone"] == name} for name in backbones]
+        fair = [row for row in mine if (row["dataset"], row["noise_ratio"]) in set.intersection(*held)]
         averages = [
-            cell([row for row in mine if row["backbone"] == name], lambda v: f"{mean(v):.3f}") for name in backbones
+            cell([row for row in fair if row["backbone"] == name], lambda v: f"{mean(v):.3f}") for name in backbones
         ]
-        lines.append("| mean | | " + " | ".join(averages) + " |")
+        lines.append("| mean of what all have | | " + " | ".join(averages) + " |")
     return "\n".join(lines)
 
 
