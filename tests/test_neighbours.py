@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from softpatch.memory.neighbours import nearest_neighbours, search_index
+from softpatch.memory.neighbours import _search_all, nearest_neighbours, search_index
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
@@ -130,3 +130,13 @@ def test_arguments_are_left_as_they_are() -> None:
     )
     assert torch.equal(queries, before[0])
     assert torch.equal(bank, before[1])
+
+
+def test_one_product_of_everything_finds_the_same() -> None:
+    # what runs on a GPU
+    queries, bank = drawn(40, 20), drawn(90, 20, seed=1)
+    own = torch.arange(40)[:, None] % 5 == torch.arange(90) % 5
+    distances, indices = _search_all(queries, bank, own)
+    expected = all_distances(queries, bank).masked_fill(own, math.inf).min(dim=1)
+    assert torch.equal(indices, expected.indices)
+    assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)

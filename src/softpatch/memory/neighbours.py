@@ -91,7 +91,7 @@ def nearest_neighbours(
 
 
 def _search_all(queries: Tensor, points: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Compute all distances: on a GPU one matrix product is faster than any choice among them."""
+    """Compute all distances in one matrix product, as suits a GPU."""
     scores = torch.addmm(points.square().sum(dim=1) / 2, queries, points.T, alpha=-1)  # ‖q-m‖²/2 less ‖q‖²/2
     if own is not None:
         scores.masked_fill_(own, torch.inf)
