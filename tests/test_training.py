@@ -14,6 +14,7 @@ from softpatch.features.folding import fold_batch_norm
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
 import train
+from muon import Muon, orthogonal
 from pictures import alter_pictures, draw_pictures
 from teacher import load_teacher, teacher_features
 
@@ -118,6 +119,35 @@ def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.M
     written = load_file(tmp_path / "written.safetensors")
     assert written.keys() == BuiltinNetwork().state_dict().keys()
     assert {value.dtype for value in written.values()} == {torch.float16}
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (16, 200), (96, 16)])
+def test_orthogonal_updates_move_all_directions_alike(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * torch.logspace(-3, 0, shape[1])
+    directions = torch.linalg.svdvals(orthogonal(matrix)) / max(1, shape[0] / shape[1]) ** 0.5
+    assert 0.3 < directions.median() < 1.3
+    assert directions.max() < 1.3
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    assert torch.einsum("rk,rc,kc->k", left, orthogonal(matrix), right).min() > 0  # the same directions, the same way
+
+
+def test_muon_finds_a_matrix() -> None:
+    wanted = torch.randn(8, 4, 3, 3, generator=torch.Generator().manual_seed(0))
+    weight = nn.Parameter(torch.zeros_like(wanted))
+    optimiser = Muon([weight], 0.1, decay=0)
+    for step in range(200):
+        optimiser.param_groups[0]["lr"] = 0.1 * (1 - step / 200)
+        weight.grad = weight.detach() - wanted
+        optimiser.step()
+    assert (weight - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_every_weight_has_one_optimiser() -> None:
+    network = BuiltinNetwork(nn.BatchNorm2d)
+    muon, adamw = train.make_optimisers(network, train.Recipe(steps=1, seed=0))
+    taken = [id(weight) for each in (muon, adamw) for group in each.param_groups for weight in group["params"]]
+    assert sorted(taken) == sorted(id(weight) for weight in network.parameters())
+    assert {weight.ndim for weight in muon.param_groups[0]["params"]} == {4}
 
 
 def test_the_network_gives_one_map_and_folds() -> None:

@@ -7,6 +7,7 @@ arguments give the same pictures in the same order.
 
 import argparse
 import json
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from muon import Muon
 from pictures import alter_pictures, draw_pictures
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
@@ -33,7 +35,7 @@ HELD_OUT = 1_000_000_000
 """Seeds from here on are never trained on."""
 LESSON, PASSES = 256, 6
 """Batches that are drawn and taught together, and how often each of them is learned from: to draw a batch and to ask
-the teacher takes as long as to learn from it twice."""
+the teacher takes as long as to learn from it three times."""
 BLOCKS = (5, 12)
 """The teacher's blocks whose maps are learned, of stride 8 and 16."""
 SCALES = (1, 2)
@@ -55,7 +57,8 @@ class Recipe:
 
     steps: int
     seed: int
-    learning_rate: float = 3e-3
+    learning_rate: float = 0.04
+    learning_rate_adamw: float = 6e-3
     warmup: float = 0.04
     weight_decay: float = 0.02
     average: float = 0.998
@@ -192,17 +195,11 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
     held_out = [(each, targets(_taught(teacher, each))) for each in pictures]
     student: nn.Module = BuiltinNetwork(nn.BatchNorm2d).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = torch.optim.swa_utils.AveragedModel(student, avg_fn=partial(_average, recipe.average), use_buffers=True)
-    optimiser = torch.optim.AdamW(student.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
-    warmup = max(1, round(recipe.warmup * recipe.steps))
-    schedule = torch.optim.lr_scheduler.SequentialLR(
-        optimiser,
-        [
-            torch.optim.lr_scheduler.LinearLR(optimiser, 0.01, total_iters=warmup),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.steps - warmup),
-        ],
-        [warmup],
-    )
-    parts = {"student": student, "averaged": averaged, "optimiser": optimiser, "schedule": schedule}
+    optimisers = make_optimisers(student, recipe)
+    schedules = [torch.optim.lr_scheduler.LambdaLR(each, partial(_rate, recipe)) for each in optimisers]
+    parts = {"student": student, "averaged": averaged}
+    for name, optimiser, schedule in zip(("muon", "adamw"), optimisers, schedules, strict=True):
+        parts |= {name: optimiser, f"{name}_schedule": schedule}
     checkpoint, start, log = folder / "checkpoint.pt", 0, folder / "log.jsonl"
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
@@ -229,11 +226,12 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
             with torch.autocast(shown.device.type, torch.bfloat16):
                 (given,) = student(_scaled(shown))
             loss = misses(given, wanted).sum()
-            optimiser.zero_grad(set_to_none=True)
+            student.zero_grad(set_to_none=True)
             loss.backward()
             nn.utils.clip_grad_norm_(student.parameters(), 5.0)
-            optimiser.step()
-            schedule.step()
+            for optimiser, schedule in zip(optimisers, schedules, strict=True):
+                optimiser.step()
+                schedule.step()
             averaged.update_parameters(student)
             bars.update(bar, completed=step, description=f"training, loss {float(loss.detach()):.3f}")
             if step % 1_000 == 0 or step == recipe.steps:
@@ -242,6 +240,26 @@ def train(recipe: Recipe, teacher_path: Path, folder: Path, device: str, limit_s
                 save(step)
                 raise SystemExit(f"time is over at step {step} of {recipe.steps}; the same command goes on from here")
     return averaged.module
+
+
+def make_optimisers(student: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions that mix channels, AdamW for the rest: stem, head, kernels by channel, norms."""
+    inner = [name for name, each in student.named_parameters() if each.ndim == 4 and each.shape[1] > 3]
+    inner.remove("head.weight")
+    mixing = [each for name, each in student.named_parameters() if name in inner]
+    rest = [each for name, each in student.named_parameters() if name not in inner]
+    return [
+        Muon(mixing, recipe.learning_rate),
+        torch.optim.AdamW(rest, recipe.learning_rate_adamw, weight_decay=recipe.weight_decay),
+    ]
+
+
+def _rate(recipe: Recipe, step: int) -> float:
+    """The share of the learning rate at a step: a linear rise, then half a cosine down to zero."""
+    warmup = max(1, round(recipe.warmup * recipe.steps))
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / max(1, recipe.steps - warmup))
 
 
 def _average(decay: float, averaged: Tensor, current: Tensor, count: Tensor) -> Tensor:
@@ -263,7 +281,7 @@ def main() -> None:
     """Parse the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", type=Path, required=True, help="MobileNetV2 weights, safetensors")
-    parser.add_argument("--steps", type=int, default=18_432)
+    parser.add_argument("--steps", type=int, default=15_360)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--folder", type=Path, default=Path("training-run"), help="for checkpoints and the log")

@@ -7,13 +7,12 @@ It gives one map at stride 8, in a fraction of the time of larger networks. How 
 from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 BUILTIN = "builtin-v1"
 """The name it goes by; other weights will have another."""
 WEIGHTS_FILE = Path(__file__).with_name(f"{BUILTIN}.safetensors")
-WEIGHTS_DIGEST = "a7f2321c6ef2bbcf830f86750717415144e9d6a8a969f87739ddabc2647be1de"
+WEIGHTS_DIGEST = "21103dced023bbebd514d05f9ddf5a4003a62bec85fd1b1a987d93d90fef5fc5"
 """`weights_digest` of what `WEIGHTS_FILE` holds, as float32."""
 LAYER = "stride8"
 """The name of its one map, which has a cell for every 8 x 8 pixels."""
@@ -22,8 +21,10 @@ MEAN, STD = 0.5, 0.25
 
 WIDTHS = (16, 32, 128)
 """Channels of the stem and of the stages of stride 4 and 8."""
-BLOCKS = (1, 4)
-"""Residual blocks in each stage."""
+BLOCKS = ("f", "fwfwfwf")
+"""The residual blocks of each stage: fine ones, of full 3 x 3 convolutions, and wide ones, of 5 x 5 by channel."""
+INNER = (32, 96)
+"""Channels within the fine blocks of each stage."""
 FEATURES = 128
 """Channels of the map that it gives."""
 
@@ -41,9 +42,9 @@ class BuiltinNetwork(nn.Module):
         super().__init__()
         self.stem = _convolution(3, WIDTHS[0], 4, norm)
         stages = []
-        for before, width, blocks in zip(WIDTHS, WIDTHS[1:], BLOCKS, strict=False):
-            residual = [_Block(width, norm) for _ in range(blocks)]
-            stages.append(nn.Sequential(_convolution(before, width, 4, norm), *residual))
+        for before, width, blocks, inner in zip(WIDTHS, WIDTHS[1:], BLOCKS, INNER, strict=False):
+            residual = [_fine(width, inner, norm) if block == "f" else _wide(width, norm) for block in blocks]
+            stages.append(nn.Sequential(_convolution(before, width, 4, norm), *map(_Residual, residual)))
         self.stages = nn.Sequential(*stages)
         self.head = nn.Conv2d(WIDTHS[-1], FEATURES, 1)
 
@@ -51,14 +52,24 @@ class BuiltinNetwork(nn.Module):
         return [self.head(self.stages(self.stem(images)))]
 
 
-class _Block(nn.Module):
-    def __init__(self, width: int, norm: Norm) -> None:
+class _Residual(nn.Module):
+    def __init__(self, change: nn.Module) -> None:
         super().__init__()
-        self.first = _convolution(width, width, 3, norm)
-        self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1), norm(width))
+        self.change = change
 
     def forward(self, maps: Tensor) -> Tensor:
-        return torch.relu(maps + self.second(self.first(maps)))
+        changed: Tensor = maps + self.change(maps)
+        return changed
+
+
+def _fine(width: int, inner: int, norm: Norm) -> nn.Module:
+    return nn.Sequential(_convolution(width, inner, 3, norm), nn.Conv2d(inner, width, 1), norm(width))
+
+
+def _wide(width: int, norm: Norm) -> nn.Module:
+    by_channel = nn.Conv2d(width, width, 5, padding=2, groups=width)
+    mixing = (_convolution(width, 2 * width, 1, norm), nn.Conv2d(2 * width, width, 1), norm(width))
+    return nn.Sequential(by_channel, norm(width), *mixing)
 
 
 def _convolution(before: int, after: int, kernel: int, norm: Norm) -> nn.Sequential:
