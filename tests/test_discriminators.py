@@ -11,16 +11,26 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from softpatch.errors import InputError
-from softpatch.memory.discriminators import (
-    DISCRIMINATORS,
-    NoiseSettings,
-    gaussian,
-    local_outlier_factor,
-    nearest,
-    noise_scores,
-)
+from softpatch.memory import discriminators
+from softpatch.memory.discriminators import DISCRIMINATORS, NoiseSettings, Patches, noise_scores
 
 EVERY_NAME = pytest.mark.parametrize("name", DISCRIMINATORS)
+
+
+def nearest(values: Tensor) -> Tensor:
+    return discriminators.nearest(Patches(values, NoiseSettings()))
+
+
+def gaussian(values: Tensor, epsilon: float) -> Tensor:
+    return discriminators.gaussian(Patches(values, NoiseSettings(gaussian_epsilon=epsilon)))
+
+
+def local_outlier_factor(values: Tensor, neighbors: int) -> Tensor:
+    return discriminators.local_outlier_factor(Patches(values, NoiseSettings(lof_neighbors=neighbors)))
+
+
+def score_by(name: str, values: Tensor, told: NoiseSettings | None = None) -> Tensor:
+    return DISCRIMINATORS[name](Patches(values, told or NoiseSettings()))
 
 
 def random_patches(positions: int, images: int, dim: int, seed: int = 0) -> Tensor:
@@ -132,7 +142,7 @@ def test_identical_images_are_no_outliers() -> None:
 def test_an_outlier_scores_highest(name: str) -> None:
     patches = random_patches(5, 20, 8)
     patches[:, 13] += 8
-    assert (DISCRIMINATORS[name](patches, NoiseSettings()).argmax(dim=1) == 13).all()
+    assert (score_by(name, patches).argmax(dim=1) == 13).all()
 
 
 @EVERY_NAME
@@ -141,9 +151,8 @@ def test_an_outlier_scores_highest(name: str) -> None:
 def test_permuting_images_permutes_the_scores(name: str, images: int, dim: int, seed: int) -> None:
     patches = random_patches(2, images, dim, seed)
     order = torch.randperm(images, generator=torch.Generator().manual_seed(seed))
-    score = DISCRIMINATORS[name]
-    expected = score(patches, NoiseSettings())[:, order]
-    assert_close(score(patches[:, order], NoiseSettings()), expected, rtol=1e-3, atol=1e-4)
+    expected = score_by(name, patches)[:, order]
+    assert_close(score_by(name, patches[:, order]), expected, rtol=1e-3, atol=1e-4)
 
 
 @EVERY_NAME
@@ -151,17 +160,15 @@ def test_permuting_images_permutes_the_scores(name: str, images: int, dim: int, 
 @given(images=st.integers(3, 20), dim=st.integers(2, 24), seed=st.integers(0, 999), shift=st.floats(-50, 50))
 def test_shifting_all_images_changes_nothing(name: str, images: int, dim: int, seed: int, shift: float) -> None:
     patches = random_patches(2, images, dim, seed)
-    score = DISCRIMINATORS[name]
-    expected = score(patches, NoiseSettings())
-    assert_close(score(patches + shift, NoiseSettings()), expected, rtol=2e-3, atol=1e-3)
+    expected = score_by(name, patches)
+    assert_close(score_by(name, patches + shift), expected, rtol=2e-3, atol=1e-3)
 
 
 @EVERY_NAME
 def test_a_large_shift_costs_no_precision(name: str) -> None:
     patches = (1024 * random_patches(2, 15, 8)).round() / 1024  # float32 holds these, and the sum with 1024, exactly
-    score = DISCRIMINATORS[name]
-    expected = score(patches, NoiseSettings())
-    assert_close(score(patches + 1024, NoiseSettings()), expected, rtol=1e-3, atol=1e-3)
+    expected = score_by(name, patches)
+    assert_close(score_by(name, patches + 1024), expected, rtol=1e-3, atol=1e-3)
 
 
 @EVERY_NAME
@@ -170,7 +177,7 @@ def test_a_large_shift_costs_no_precision(name: str) -> None:
 def test_scores_are_finite_and_not_negative_whatever_repeats(name: str, seed: int, repeated: int) -> None:
     patches = random_patches(2, 9, 5, seed)
     patches[:, :repeated] = patches[:, :1].clone()
-    scores = DISCRIMINATORS[name](patches, NoiseSettings(lof_neighbors=3))
+    scores = score_by(name, patches, NoiseSettings(lof_neighbors=3))
     assert scores.isfinite().all()
     assert (scores >= 0).all()
 
@@ -186,10 +193,10 @@ def test_noise_scores_are_those_of_each_position_by_itself() -> None:
     embeddings = random_patches(12, 11, 8)  # here (N, P, D)
     groups, scores = gathered(embeddings, group_bytes=2**20)
     assert groups == [slice(0, 11)]
-    for name, score in DISCRIMINATORS.items():
+    for name in DISCRIMINATORS:
         assert scores[name].shape == (12, 11)
         for position in range(11):
-            alone = score(embeddings[:, position][None], NoiseSettings())[0]
+            alone = score_by(name, embeddings[:, position][None])[0]
             assert_close(scores[name][:, position], alone, rtol=1e-4, atol=1e-4)
 
 
@@ -201,6 +208,17 @@ def test_the_size_of_groups_changes_no_score(group_bytes: int, sizes: list[int])
     _, expected = gathered(embeddings, group_bytes=2**20)
     for name in DISCRIMINATORS:
         assert_close(scores[name], expected[name], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4 * 4 * 12 * 5, 2**20])
+def test_the_size_of_blocks_changes_no_neighbour(block_bytes: int) -> None:
+    values = random_patches(4, 12, 8)
+    distances, indices = Patches(values, NoiseSettings(lof_neighbors=5), block_bytes).neighbours
+    every = torch.cdist(values.double(), values.double())
+    every.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    expected = every.topk(5, dim=2, largest=False)
+    assert torch.equal(indices, expected.indices)
+    assert_close(distances, expected.values.float(), rtol=1e-4, atol=1e-4)
 
 
 def test_settings_reach_the_discriminators() -> None:

@@ -7,15 +7,20 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from softpatch.memory.neighbours import _search_all, nearest_neighbours, search_index
+from softpatch.memory import neighbours
+from softpatch.memory.neighbours import SearchIndex, nearest_neighbours
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def search_index(bank: Tensor) -> SearchIndex:
+    return neighbours.search_index(bank.half())
+
+
 def all_distances(queries: Tensor, bank: Tensor) -> Tensor:
-    return torch.cdist(queries.double(), bank.double(), compute_mode="donot_use_mm_for_euclid_dist")
+    return torch.cdist(queries.double(), bank.half().double(), compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def test_by_hand() -> None:
@@ -98,7 +103,7 @@ def test_a_query_without_candidates_is_infinitely_far() -> None:
 
 
 def test_a_patch_in_the_bank_is_at_distance_zero_however_large() -> None:
-    bank = drawn(20, 16) * torch.logspace(0, 6, 20)[:, None]
+    bank = (drawn(20, 16) * torch.logspace(-3, 4, 20)[:, None]).half()
     distances, indices = nearest_neighbours(bank, search_index(bank))
     assert indices.tolist() == list(range(20))
     assert distances.tolist() == [0.0] * 20
@@ -134,9 +139,14 @@ def test_arguments_are_left_as_they_are() -> None:
 
 def test_one_product_of_everything_finds_the_same() -> None:
     # what runs on a GPU
-    queries, bank = drawn(40, 20), drawn(90, 20, seed=1)
-    own = torch.arange(40)[:, None] % 5 == torch.arange(90) % 5
-    distances, indices = _search_all(queries, bank, own)
+    queries, bank = drawn(40, 20), drawn(90, 20, seed=1).half()
+    mean = bank.float().mean(dim=0)
+    index = SearchIndex(bank, mean, None, *neighbours._coordinates(bank, mean, None))
+    owners, bank_owners = torch.arange(40) % 5, torch.arange(90) % 5
+    distances, indices = nearest_neighbours(queries, index, query_owners=owners, bank_owners=bank_owners)
+    own = owners[:, None] == bank_owners
     expected = all_distances(queries, bank).masked_fill(own, math.inf).min(dim=1)
     assert torch.equal(indices, expected.indices)
     assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
+    distances, _ = nearest_neighbours(queries[:1], index, query_owners=owners[:1], bank_owners=torch.zeros(90).long())
+    assert distances.tolist() == [math.inf]

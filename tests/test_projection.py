@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from softpatch.memory.projection import random_projection
+from softpatch.memory.projection import project, random_projection
 
 
 def test_the_seed_alone_decides() -> None:
@@ -22,7 +22,14 @@ def test_the_global_generator_is_left_alone() -> None:
 
 @pytest.mark.parametrize(("dim", "projected_dim"), [(8, 8), (8, 128)])
 def test_nothing_is_projected_where_nothing_is_gained(dim: int, projected_dim: int) -> None:
-    assert torch.equal(random_projection(dim, projected_dim, seed=0), torch.eye(dim))
+    embeddings = torch.rand(2, 3, dim).half()
+    assert project(embeddings, projected_dim, seed=0) is embeddings
+
+
+def test_projected_embeddings_are_half_precision_too() -> None:
+    embeddings = torch.rand(2, 3, 64).half()
+    projected = project(embeddings, 8, seed=5)
+    assert torch.equal(projected, (embeddings.float() @ random_projection(64, 8, seed=5)).half())
 
 
 def test_distances_are_kept() -> None:

@@ -31,6 +31,7 @@ Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or 
 Offline = Annotated[bool, typer.Option("--offline", help="Never try the network.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the network.")]
+MemoryBudget = Annotated[str, typer.Option(help="Memory to stay within; what does not fit goes to disk.")]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 Layout = Annotated[str, typer.Option(help="How the folder is laid out: auto, folder, mvtec, visa or btad.")]
 Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
@@ -62,6 +63,7 @@ def fit(
     batch_size: BatchSize = Runtime.batch_size,
     workers: Workers = Runtime.workers,
     offline: Offline = Runtime.offline,
+    memory_budget: MemoryBudget = Runtime.memory_budget,
     strict: Strict = False,
 ) -> None:
     """Learn a product from images of which some may be defective, and write a model file."""
@@ -85,6 +87,7 @@ def fit(
         batch_size=batch_size,
         workers=workers,
         offline=offline,
+        memory_budget=memory_budget,
     )
     check_can_save(output)
     training, note = split_refs(images, "train", layout=layout, category=category)

@@ -1,5 +1,6 @@
 """Every setting of a detector in one frozen record, the presets of the paper, and how a machine runs it."""
 
+import re
 from dataclasses import dataclass, fields
 from types import UnionType
 from typing import Any, get_args, get_origin
@@ -33,7 +34,8 @@ class Settings:
         segmentation_discard_fraction: the same for a second bank that draws the anomaly map; None for one bank.
         weight_rule: "clipped" multiplies distances by the noise score of the bank patch, clipped at
         `weight_clip_quantile` of all noise scores; "literal" is the paper's, unclipped; "none" leaves distances.
-        weight_discriminator: whose noise score is the soft weight. coreset_ratio: bank size over all patches.
+        weight_discriminator: whose noise score is the soft weight. coreset_ratio: bank size over all patches, and
+        max_bank_size: what it is at most.
     Answers:
         smoothing_sigma: of the anomaly map, in pixels of the crop. false_alarm_rate: the share of nominal images
         that the decision threshold calls anomalous.
@@ -57,6 +59,7 @@ class Settings:
     weight_discriminator: str = "lof"
     weight_clip_quantile: float = 0.85
     coreset_ratio: float = 0.1
+    max_bank_size: int = 50_000
     smoothing_sigma: float = 4.0
     false_alarm_rate: float = 0.01
     seed: int = 0
@@ -79,6 +82,7 @@ class Settings:
         _within("gaussian_epsilon", self.gaussian_epsilon, 1e-6, 1e6)
         for name in ("embedding_dim", "lof_neighbors", "projected_dim"):
             _within(name, getattr(self, name), 1, 65536)
+        _within("max_bank_size", self.max_bank_size, 1, 10_000_000)
         if not 0 <= self.seed < 2**63:
             raise InputError(f"seed is {self.seed}; it is a whole number from 0 to 2**63 - 1")
         if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):
@@ -96,13 +100,15 @@ class Runtime:
     """How images are read and where the network runs; none of it changes a score beyond float rounding.
 
     `device` is "auto" (a CUDA GPU where there is one), "cpu" or "cuda"; `batch_size` images go through the network at
-    once; `workers` threads read them; with `offline` no network is tried.
+    once; `workers` threads read them; with `offline` no network is tried. A fit takes no more memory than about
+    `memory_budget`, such as "4GB": what does not fit is kept on disk meanwhile.
     """
 
     device: str = "auto"
     batch_size: int = 16
     workers: int = 2
     offline: bool = False
+    memory_budget: str = "4GB"
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -110,6 +116,7 @@ class Runtime:
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        parse_bytes(self.memory_budget)
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -146,6 +153,14 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
         if value is not None
     }
     return Settings(**{**PRESETS[preset], **chosen})
+
+
+def parse_bytes(text: str) -> int:
+    """Read "4GB", "800 MB" or "1.5 TB": a number of bytes. Raises `InputError` for anything else."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])i?B?\s*", text, re.IGNORECASE)
+    if match is None:
+        raise InputError(f"memory_budget is {text!r}; it must be like 4GB or 800MB")
+    return round(float(match[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()])
 
 
 def _check_types(record: Settings | Runtime) -> None:

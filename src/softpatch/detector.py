@@ -10,6 +10,8 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -20,10 +22,11 @@ from softpatch.data.images import ImageRef, SkippedImage, read_in_batches, witho
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
-from softpatch.memory.bank import MemoryBank, build_bank
+from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches
 from softpatch.memory.discriminators import check_discriminators
-from softpatch.memory.projection import random_projection
+from softpatch.memory.projection import project
 from softpatch.memory.selection import discard_share, judge_patches, kept_patches
+from softpatch.passes import first_pass, full_embeddings
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.scoring.anomaly_map import anomaly_maps
@@ -34,35 +37,39 @@ _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and s
 
 @dataclass(frozen=True, eq=False)
 class PatchDetector:
-    """One memory bank for the image score, one for the anomaly map: the same object in SoftPatch and PatchCore."""
+    """One memory bank for the image score, one for the anomaly map: the same object in SoftPatch and PatchCore.
+
+    Patch embeddings are float16 here as in the banks, so that a patch is at distance 0 from itself.
+    """
 
     classification: MemoryBank
     segmentation: MemoryBank
 
     @classmethod
     def fit(cls, embeddings: Tensor, settings: Settings, *, progress: Progress = silent) -> "PatchDetector":
-        """Learn from the patch embeddings (N, P, D) float32 of N contaminated training images.
+        """Learn from the patch embeddings (N, P, D) float16 of N contaminated training images.
 
         Raises `InputError` for another shape or dtype, values that are not finite numbers, and fewer images than the
         discriminators need.
         """
-        if embeddings.ndim != 3 or embeddings.dtype != torch.float32 or not embeddings.isfinite().all():
+        if embeddings.ndim != 3 or embeddings.dtype != torch.float16 or not embeddings.isfinite().all():
             shape, dtype = tuple(embeddings.shape), embeddings.dtype
-            raise InputError(f"patch embeddings are finite float32 (N, P, D), not {shape} {dtype}")
+            raise InputError(f"patch embeddings are finite float16 (N, P, D), not {shape} {dtype}")
         _need_images(len(embeddings), settings)
-        projected = embeddings @ random_projection(embeddings.shape[2], settings.projected_dim, settings.seed)
-        noise = judge_patches(projected, settings, progress=progress)
+        projected = project(embeddings, settings.projected_dim, settings.seed)
+        patches = embeddings.flatten(0, 1)
+        return cls.of(choose_banks(projected, settings, progress=progress), lambda chosen: patches[chosen])
 
-        def bank(discard_fraction: float) -> MemoryBank:
-            kept = kept_patches(noise.fused, discard_fraction)
-            ratio = settings.coreset_ratio
-            return build_bank(embeddings, projected, kept, noise.weights, coreset_ratio=ratio, progress=progress)
-
-        for_image, for_map = discard_share(noise, settings), settings.segmentation_discard_fraction
-        classification = bank(for_image)
-        if for_map is None or for_map == for_image:
+    @classmethod
+    def of(
+        cls, chosen: tuple[ChosenPatches, ChosenPatches], embeddings_of: Callable[[Tensor], Tensor]
+    ) -> "PatchDetector":
+        """Make the banks of chosen patches; `embeddings_of` gives their embeddings (M, D) float16 by indices (M,)."""
+        for_image, for_map = chosen
+        classification = for_image.bank(embeddings_of(for_image.indices))
+        if for_map is for_image:
             return cls(classification, classification)
-        return cls(classification, bank(for_map))
+        return cls(classification, for_map.bank(embeddings_of(for_map.indices)))
 
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Score patch embeddings (N, P, D): patch scores (N, P) for the image score, and (N, P) for the anomaly map.
@@ -79,6 +86,27 @@ class PatchDetector:
         classification = self.classification.to(device)
         one_bank = self.segmentation is self.classification
         return PatchDetector(classification, classification if one_bank else self.segmentation.to(device))
+
+
+def choose_banks(
+    projected: Tensor, settings: Settings, *, progress: Progress = silent
+) -> tuple[ChosenPatches, ChosenPatches]:
+    """Choose the patches for the image score's bank and for the map's, from projected embeddings (N, P, d) float16."""
+    noise = judge_patches(projected, settings, progress=progress)
+
+    def choose(discard_fraction: float) -> ChosenPatches:
+        return choose_patches(
+            projected,
+            kept_patches(noise.fused, discard_fraction),
+            noise.weights,
+            coreset_ratio=settings.coreset_ratio,
+            max_bank_size=settings.max_bank_size,
+            progress=progress,
+        )
+
+    for_image, for_map = discard_share(noise, settings), settings.segmentation_discard_fraction
+    chosen = choose(for_image)
+    return (chosen, chosen) if for_map is None or for_map == for_image else (chosen, choose(for_map))
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +146,6 @@ class Detector:
             for repeat in repeats:
                 on_skip(repeat)
         _need_images(len(refs), settings)
-        framing = Framing(settings.resize, settings.crop)
         device = torch_device(runtime.device)
         backbone = load_backbone(
             settings.backbone,
@@ -130,13 +157,24 @@ class Detector:
             seed=settings.seed,
             progress=progress,
         )
-        embeddings, grid = _embed_all(refs, framing, backbone, settings, runtime, on_skip, progress)
-        _need_images(len(embeddings), settings)
-        banks = PatchDetector.fit(embeddings, settings, progress=progress).to(device)
-        image_scores, map_peaks = left_out_scores(banks, embeddings, grid, settings, progress=progress)
+        with TemporaryDirectory(prefix="softpatch-", ignore_cleanup_errors=True) as folder:
+            seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
+            _need_images(len(seen.refs), settings)
+            chosen = choose_banks(seen.projected, settings, progress=progress)
+            numbers, positions = calibration_images(len(seen.refs)), seen.projected.shape[1]
+            calibration = (numbers[:, None] * positions + torch.arange(positions)).flatten()
+            needed = torch.unique(torch.cat([calibration, *(bank.indices for bank in chosen)]))
+            patches = full_embeddings(seen, needed, backbone, settings, runtime, progress=progress)
+
+        def embeddings_of(indices: Tensor) -> Tensor:
+            return patches[torch.searchsorted(needed, indices)]
+
+        banks = PatchDetector.of(chosen, embeddings_of).to(device)
+        embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
+        image_scores, map_peaks = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         rate = settings.false_alarm_rate
         thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
-        return cls(settings, runtime, backbone, banks, grid, *thresholds, training_images=len(embeddings))
+        return cls(settings, runtime, backbone, banks, seen.grid, *thresholds, training_images=len(seen.refs))
 
     def predict(
         self,
@@ -194,50 +232,31 @@ def _need_images(count: int, settings: Settings) -> None:
         )
 
 
-def _embed_all(
-    refs: Sequence[ImageRef],
-    framing: Framing,
-    backbone: Backbone,
-    settings: Settings,
-    runtime: Runtime,
-    on_skip: Callable[[SkippedImage], None] | None,
-    progress: Progress,
-) -> tuple[Tensor, tuple[int, int]]:
-    """Patch embeddings of all images, on the CPU: (N, P, D) float32, and the grid (H, W)."""
-    embeddings, grid, done = torch.empty(0), (0, 0), 0
-    for batch, _, images in read_in_batches(
-        refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip
-    ):
-        maps = backbone.feature_maps(images)
-        patches = patch_embeddings(maps, settings.embedding_dim)
-        if not done:
-            embeddings = torch.empty(len(refs), *patches.shape[1:])
-            finest = max(maps, key=lambda layer: layer.shape[2] * layer.shape[3])
-            grid = (finest.shape[2], finest.shape[3])
-        embeddings[done : done + len(batch)] = patches
-        done += len(batch)
-        progress("patch embeddings", done, len(refs))
-    return embeddings[:done], grid
+def calibration_images(count: int) -> Tensor:
+    """Numbers of the training images, evenly spaced, that the decision threshold is taken from."""
+    return torch.linspace(0, count - 1, min(count, _CALIBRATION_IMAGES)).long()
 
 
 def left_out_scores(
     banks: PatchDetector,
     embeddings: Tensor,
+    numbers: Tensor,
     grid: tuple[int, int],
     settings: Settings,
     *,
     progress: Progress = silent,
 ) -> tuple[Tensor, Tensor]:
-    """Image scores (n,) and map maxima (n,) of training images, each scored without the patches it gave itself."""
-    count = len(embeddings)
-    numbers = torch.linspace(0, count - 1, min(count, _CALIBRATION_IMAGES)).long()
+    """Image scores (n,) and map maxima (n,) of training images, each scored without the patches it gave itself.
+
+    `embeddings` are theirs, (n, P, D), and `numbers` (n,) say which training images they are.
+    """
     image_scores, map_peaks = [], []
+    device = banks.classification.patches.device
     for start in range(0, len(numbers), 8):
-        chosen = numbers[start : start + 8]
-        device = banks.classification.patches.device
-        scores, map_scores = banks.score(embeddings[chosen].to(device), owners=chosen.to(device))
+        part = slice(start, start + 8)
+        scores, map_scores = banks.score(embeddings[part].to(device), owners=numbers[part].to(device))
         maps = anomaly_maps(map_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
         image_scores.append(scores.amax(dim=1).cpu())
         map_peaks.append(maps.amax(dim=(1, 2)).cpu())
-        progress("calibration", start + len(chosen), len(numbers))
+        progress("calibration", min(start + 8, len(numbers)), len(numbers))
     return torch.cat(image_scores), torch.cat(map_peaks)

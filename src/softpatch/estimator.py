@@ -19,7 +19,8 @@ class SoftPatch:
 
     Every setting that is not given keeps the value of the `preset`: "softpatch+" (the default), "softpatch" or
     "patchcore". `softpatch.config.Settings` says what each means. `device` is "auto", "cpu" or "cuda"; `batch_size`
-    and `workers` (reading threads) change speed and memory only; with `offline` no network is tried.
+    and `workers` (reading threads) change speed and memory only, as does `memory_budget`, within which `fit` stays;
+    with `offline` no network is tried.
 
     Raises `InputError` for a value out of its range.
 
@@ -50,6 +51,7 @@ class SoftPatch:
         weight_discriminator: str | None = None,
         weight_clip_quantile: float | None = None,
         coreset_ratio: float | None = None,
+        max_bank_size: int | None = None,
         smoothing_sigma: float | None = None,
         false_alarm_rate: float | None = None,
         seed: int | None = None,
@@ -57,6 +59,7 @@ class SoftPatch:
         batch_size: int = Runtime.batch_size,
         workers: int = Runtime.workers,
         offline: bool = Runtime.offline,
+        memory_budget: str = Runtime.memory_budget,
     ) -> None:
         self.settings: Settings = preset_settings(
             preset,
@@ -79,12 +82,13 @@ class SoftPatch:
                 "weight_discriminator": weight_discriminator,
                 "weight_clip_quantile": weight_clip_quantile,
                 "coreset_ratio": coreset_ratio,
+                "max_bank_size": max_bank_size,
                 "smoothing_sigma": smoothing_sigma,
                 "false_alarm_rate": false_alarm_rate,
                 "seed": seed,
             },
         )
-        self._runtime = Runtime(device, batch_size, workers, offline)
+        self._runtime = Runtime(device, batch_size, workers, offline, memory_budget)
         self._detector: Detector | None = None
 
     @property

@@ -187,8 +187,8 @@ def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
     size = (len(bank.patches),)
     if bank.patches.ndim != 2 or bank.weights.shape != size or bank.owners.shape != size or not bank.patches.numel():
         raise ValueError(f"the tensors of its {name} bank do not belong together")
-    if (bank.patches.dtype, bank.weights.dtype, bank.owners.dtype) != (torch.float32, torch.float32, torch.int64):
-        raise ValueError(f"the tensors of its {name} bank are not float32, float32 and int64")
+    if (bank.patches.dtype, bank.weights.dtype, bank.owners.dtype) != (torch.float16, torch.float32, torch.int64):
+        raise ValueError(f"the tensors of its {name} bank are not float16, float32 and int64")
     if not (bank.patches.abs().max() < LARGEST and bank.weights.max() < LARGEST):
         raise ValueError(f"its {name} bank holds values that are not finite numbers, or absurdly large")
     if bank.weights.min() < 0 or bank.owners.min() < 0:

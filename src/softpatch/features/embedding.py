@@ -9,12 +9,12 @@ from torch import Tensor
 
 from softpatch.errors import InputError
 
-LARGEST = 1e9
-"""What a sound feature stays below; more would overflow in a distance."""
+LARGEST = 6e4
+"""What a sound feature stays below: embeddings are kept in half precision."""
 
 
 def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
-    """Describe each grid position by the features around it, from every layer: float32 (B, P, D).
+    """Describe each grid position by the features around it, from every layer: float16 (B, P, D).
 
     `feature_maps` are (B, C, H, W) tensors of one or more layers. Each is averaged over 3 x 3 neighbourhoods and
     resized to the finest grid among them (H W, so P = H·W), then given an equal share of `embedding_dim`: a wider
@@ -41,4 +41,4 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
         raise InputError(
             "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged"
         )
-    return embeddings
+    return embeddings.half()

@@ -15,7 +15,7 @@ from softpatch.progress import Progress, silent
 class MemoryBank:
     """What nominal patches look like.
 
-    `patches` (M, D) float32 are embeddings, `weights` (M,) float32 their soft weights (1 without soft weights), and
+    `patches` (M, D) float16 are embeddings, `weights` (M,) float32 their soft weights (1 without soft weights), and
     `owners` (M,) int64 the numbers of the training images they were taken from.
     """
 
@@ -48,26 +48,35 @@ class MemoryBank:
         return MemoryBank(self.patches.to(device), self.weights.to(device), self.owners.to(device))
 
 
-def build_bank(
-    embeddings: Tensor,
+@dataclass(frozen=True, eq=False)
+class ChosenPatches:
+    """Which training patches a bank will hold: `indices` (M,) int64 into all N·P, their soft `weights` and `owners`."""
+
+    indices: Tensor
+    weights: Tensor
+    owners: Tensor
+
+    def bank(self, patches: Tensor) -> MemoryBank:
+        """The bank of the chosen patches, given their embeddings (M, D) float16 in this order."""
+        return MemoryBank(patches, self.weights, self.owners)
+
+
+def choose_patches(
     projected: Tensor,
     kept: Tensor,
     weights: Tensor,
     *,
     coreset_ratio: float,
+    max_bank_size: int,
     progress: Progress = silent,
-) -> MemoryBank:
-    """Draw the coreset from the kept patches only, and take their embeddings and soft weights into a bank.
+) -> ChosenPatches:
+    """Draw the coreset from the kept patches only.
 
-    `embeddings` (N, P, D) and `projected` (N, P, d) describe all patches, `kept` holds indices into the N·P of them,
-    `weights` is (N, P). The bank has M = ⌊coreset_ratio · N·P⌋ patches, at least 1 and at most all
-    distinct ones of those kept.
+    `projected` (N, P, d) float16 describe all patches, `kept` holds indices into the N·P of them, `weights` is (N, P).
+    M = ⌊coreset_ratio · N·P⌋ patches are chosen, at least 1, at most `max_bank_size` and all distinct ones of those
+    kept.
     """
-    count, positions, dim = embeddings.shape
-    size = max(1, int(coreset_ratio * count * positions + 1e-9))
-    chosen = kept[greedy_coreset(projected.reshape(count * positions, -1)[kept], size, progress=progress)]
-    return MemoryBank(
-        patches=embeddings.reshape(count * positions, dim)[chosen],
-        weights=weights.flatten()[chosen],
-        owners=chosen // positions,
-    )
+    count, positions, dim = projected.shape
+    size = min(max_bank_size, max(1, int(coreset_ratio * count * positions + 1e-9)))
+    chosen = greedy_coreset(projected.view(count * positions, dim), kept, size, progress=progress)
+    return ChosenPatches(chosen, weights.flatten()[chosen], chosen // positions)

@@ -8,54 +8,73 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.memory.compiled import compiled, squared_distance
+from softpatch.memory.bounds import (
+    compiled,
+    half_bits,
+    leading_coordinates,
+    principal_axes,
+    squared_distance,
+    squared_distance_to_half,
+    widened,
+)
 from softpatch.progress import Progress, silent
 
 _HEAD = 16  # leading principal coordinates that decide most comparisons
+_BLOCK = 65536  # points that are widened at once
+_SAMPLE = 4096  # points that axes are computed from: any axes are right, these are good
 _REPORT_EVERY = 1024
 _SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
 _ROUNDING = 1e-8  # of the largest squared norm: far more than the rounding of a squared distance of coordinates
 
 
-def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
-    """Choose `count` of the points (M, D), or all where there are fewer: int64 indices in the order of picking.
+def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
+    """Choose `count` of the points (M, D) float16 that are kept, or all where there are fewer.
 
-    The first pick is the point nearest to the mean, so that no outlier enters by chance; every other is the point
-    farthest from the picks before it, the lowest index where distances tie. Points that coincide are picked once, so
-    there may be fewer picks than `count`.
+    `kept` (K,) int64 are indices into the points, and so is what is returned, in the order of picking. The first pick
+    is the kept point nearest to the mean of all that are kept, so that no outlier enters by chance; every other is the
+    point farthest from the picks before it, the first in `kept` where distances tie. Points that coincide are picked
+    once, so there may be fewer picks than `count`.
 
-    Exact. The first √(M/8) picks are made by looking at every point. They then serve as centres of clusters, and a
+    Exact. The first √(K/8) picks are made by looking at every point. They then serve as centres of clusters, and a
     later pick passes over a whole cluster, or a point in it, where the triangle inequality says that it cannot come
     closer than a pick before it; the leading principal coordinates and the norm of the rest (Cauchy-Schwarz) bound
-    the distances that are left, and few are computed in full.
+    the distances that are left, and few are computed in full. Memory beyond the arguments: about 120 bytes for
+    every kept point.
     """
-    points = points.detach().float().cpu().contiguous()
-    count = min(count, len(points))
+    count = min(count, len(kept))
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
-    centred = points - points.mean(dim=0)
-    squared_norms = centred.square().sum(dim=1)
-    picks = np.empty(count, np.int64)
-    squared = np.full(len(points), np.inf, np.float32)
-    centre_of = np.zeros(len(points), np.int64)
-    centres = min(count, max(16, round((len(points) / 8) ** 0.5)))
-    pick = _pick_looking_at_all(points.numpy(), int(squared_norms.argmin()), picks[:centres], squared, centre_of)
+    blocks = torch.split(kept, _BLOCK)
+    mean = torch.stack([points[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / len(kept)
+    from_mean = torch.cat([(points[block].double() - mean).square().sum(dim=1).float() for block in blocks])
+    picks = np.empty(count, np.int64)  # places in `kept`
+    squared = np.full(len(kept), np.inf, np.float32)
+    centre_of = np.zeros(len(kept), np.int32)
+    centres = min(count, max(16, round((len(kept) / 8) ** 0.5)))
+    bits = half_bits(points)
+    pick = _pick_looking_at_all(bits, kept.numpy(), int(from_mean.argmin()), picks[:centres], squared, centre_of)
 
     order = np.argsort(centre_of, kind="stable")  # points of a cluster side by side
     starts = np.searchsorted(centre_of[order], np.arange(centres + 1))
-    principal = centred @ _principal_axes(centred)
-    del centred
-    head, rest = principal[:, :_HEAD], torch.linalg.vector_norm(principal[:, _HEAD:], dim=1)
+    del centre_of
+    places = kept[torch.from_numpy(order)]
+    head, rest = torch.empty(len(kept), min(_HEAD, points.shape[1])), torch.empty(len(kept))
+    axes = principal_axes(points[places[:: -(-len(places) // _SAMPLE)]], mean, _HEAD)
+    for start in range(0, len(kept), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        head[part], rest[part] = leading_coordinates((points[places[part]].double() - mean).float(), axes)
+    squared = squared[order]
     clusters = (
-        points.numpy()[order],
-        head.numpy()[order],
-        rest.numpy()[order],
+        bits,
+        places.numpy(),
+        head.numpy(),
+        rest.numpy(),
         order,
         starts,
-        points.numpy()[picks[:centres]],
-        np.sqrt(squared[order]),
-        squared[order],
-        np.float32(_ROUNDING * float(squared_norms.max())),
+        points[kept[picks[:centres]]].float().numpy(),
+        np.sqrt(squared),
+        squared,
+        np.float32(_ROUNDING * float(from_mean.max())),
     )
     place = int(np.flatnonzero(order == pick)[0])
     for done in range(centres, count, _REPORT_EVERY):
@@ -63,24 +82,26 @@ def greedy_coreset(points: Tensor, count: int, *, progress: Progress = silent) -
         place = _pick_in_clusters(*clusters, place, picks[done : done + _REPORT_EVERY])
     progress("coreset", count, count)
     _, first = np.unique(picks, return_index=True)  # the lowest index comes again once nothing is left to cover
-    return torch.from_numpy(picks[np.sort(first)])
-
-
-def _principal_axes(centred: Tensor) -> Tensor:
-    """Orthonormal axes in the order of falling variance: (D, D)."""
-    axes: Tensor = torch.linalg.eigh(centred.T @ centred).eigenvectors
-    return axes.flip(1)
+    return kept[picks[np.sort(first)]]
 
 
 @compiled
-def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: ignore[no-untyped-def]
-    """Fill `picks`, beginning with `pick`; keep squared distances (M,) and nearest picks (M,); return the next pick."""
+def _widened_row(bits):  # type: ignore[no-untyped-def]
+    row = np.empty(len(bits), np.float32)
+    for j in range(len(bits)):
+        row[j] = widened(np.uint32(bits[j]))
+    return row
+
+
+@compiled
+def _pick_looking_at_all(bits, kept, pick, picks, squared, centre_of):  # type: ignore[no-untyped-def]
+    """Fill `picks`, beginning with `pick`; keep squared distances (K,) and nearest picks (K,); return the next pick."""
     for done in range(len(picks)):
         picks[done] = pick
-        centre = points[pick].copy()
+        centre = _widened_row(bits[kept[pick]])
         farthest = 0
-        for i in range(len(points)):
-            distance = squared_distance(points[i], centre)
+        for i in range(len(kept)):
+            distance = squared_distance_to_half(bits[kept[i]], centre)
             if distance < squared[i]:
                 squared[i] = distance
                 centre_of[i] = done
@@ -92,7 +113,7 @@ def _pick_looking_at_all(points, pick, picks, squared, centre_of):  # type: igno
 
 @compiled
 def _pick_in_clusters(  # type: ignore[no-untyped-def]
-    points, head, rest, order, starts, centres, to_centre, squared, rounding, place, picks
+    bits, places, head, rest, order, starts, centres, to_centre, squared, rounding, place, picks
 ):
     """Fill `picks` with points' first numbers, beginning at `place`; lower `squared`; return the next place."""
     clusters = len(centres)
@@ -101,7 +122,7 @@ def _pick_in_clusters(  # type: ignore[no-untyped-def]
     farthest = np.zeros(clusters, np.int64)
     for done in range(len(picks)):
         picks[done] = order[place]
-        pick, pick_head, pick_rest = points[place].copy(), head[place].copy(), rest[place]
+        pick, pick_head, pick_rest = _widened_row(bits[places[place]]), head[place].copy(), rest[place]
         best = -1
         for c in range(clusters):
             if starts[c] == starts[c + 1]:
@@ -115,7 +136,7 @@ def _pick_in_clusters(  # type: ignore[no-untyped-def]
                     if triangle * triangle < squared[i]:
                         bound = (rest[i] - pick_rest) ** 2 + squared_distance(head[i], pick_head)
                         if bound * (1 - _SLACK) - rounding < squared[i]:
-                            squared[i] = min(squared[i], squared_distance(points[i], pick))
+                            squared[i] = min(squared[i], squared_distance_to_half(bits[places[i]], pick))
                     reach[c] = max(reach[c], np.sqrt(squared[i]) + to_centre[i])
                     if squared[i] > squared[farthest[c]]:
                         farthest[c] = i

@@ -1,12 +1,13 @@
 """Noise discriminators: how little each training patch looks like those of the other images at its grid position.
 
-Section 3.2 of the paper. A discriminator is a function from the patches of a group of positions, (B, N, D) with N
-images, to their noise scores (B, N), higher meaning more anomalous. To add one, write the function and enter it in
+Section 3.2 of the paper. A discriminator is a function from the patches of a group of positions, `Patches` of N images,
+to their noise scores (B, N), higher meaning more anomalous. To add one, write the function and enter it in
 `DISCRIMINATORS`; the name is then valid everywhere.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,37 +23,72 @@ class NoiseSettings:
     gaussian_epsilon: float = 0.01
 
 
-def nearest(patches: Tensor) -> Tensor:
-    """Distance to the nearest patch of another image, equation (1): (B, N, D) -> (B, N), >= 0.
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """The patches at a group of positions: `values` float32 (B, N, D), the same B positions on N images.
+
+    Distances are computed so many at a time that they take `block_bytes` at most.
+    """
+
+    values: Tensor
+    told: NoiseSettings
+    block_bytes: int = 256 * 2**20
+
+    @cached_property
+    def neighbours(self) -> tuple[Tensor, Tensor]:
+        """The K = `lof_neighbors` nearest of the other N - 1 patches at the position, or all where there are fewer.
+
+        Distances float32 (B, N, K), rising, and indices int64 (B, N, K) into the N. Found once for all discriminators.
+        """
+        positions, count, _ = self.values.shape
+        neighbors = min(self.told.lof_neighbors, count - 1)
+        centred = self.values - self.values.mean(dim=1, keepdim=True)  # smaller norms, less cancellation
+        norms = centred.square().sum(dim=2)
+        found = []
+        rows = max(1, self.block_bytes // (4 * positions * count))
+        for start in range(0, count, rows):
+            part = slice(start, min(start + rows, count))
+            squared = torch.baddbmm(norms[:, part, None] + norms[:, None, :], centred[:, part], centred.mT, alpha=-2)
+            own = torch.arange(part.start, part.stop)
+            squared[:, own - start, own] = torch.inf
+            found.append(squared.topk(neighbors, dim=2, largest=False))
+        squared, indices = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        return squared.clamp_min(0).sqrt(), indices
+
+
+def nearest(patches: Patches) -> Tensor:
+    """Distance to the nearest patch of another image, equation (1): (B, N), >= 0.
 
     Blind to defects that occur twice at the same place: they are each other's neighbour.
     """
-    return _distances_to_others(patches).amin(dim=2)
+    distances, _ = patches.neighbours
+    return distances[:, :, 0]
 
 
-def gaussian(patches: Tensor, epsilon: float) -> Tensor:
-    """Mahalanobis distance to the Gaussian of all N patches, equations (2) and (3): (B, N, D) -> (B, N), >= 0.
+def gaussian(patches: Patches) -> Tensor:
+    """Mahalanobis distance to the Gaussian of all N patches, equations (2) and (3): (B, N), >= 0.
 
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
     (XᵀX+λI)⁻¹ instead, D x D. Double precision inside. Raises `InputError` for patches so large that even that does
     not tell K + λI from a singular matrix.
     """
-    _, count, dim = patches.shape
-    centred = patches.double() - patches.double().mean(dim=1, keepdim=True)
-    ridge = (count - 1) * epsilon
+    values = patches.values
+    _, count, dim = values.shape
+    centred = values.double() - values.double().mean(dim=1, keepdim=True)
+    ridge = (count - 1) * patches.told.gaussian_epsilon
     if count <= dim:
         # [K(K+λI)⁻¹]ᵢᵢ = 1 - λ[(K+λI)⁻¹]ᵢᵢ
         regular = centred @ centred.mT
         regular.diagonal(dim1=1, dim2=2).add_(ridge)
-        inverse = torch.cholesky_inverse(_cholesky(regular, patches))
+        inverse = torch.cholesky_inverse(_cholesky(regular, values))
         leverage = 1 - ridge * inverse.diagonal(dim1=1, dim2=2)
     else:
         regular = centred.mT @ centred
         regular.diagonal(dim1=1, dim2=2).add_(ridge)
-        whitened = torch.linalg.solve_triangular(_cholesky(regular, patches), centred.mT, upper=False)
+        whitened = torch.linalg.solve_triangular(_cholesky(regular, values), centred.mT, upper=False)
         leverage = whitened.square().sum(dim=1)
-    return ((count - 1) * leverage.clamp_min(0)).sqrt().to(patches.dtype)
+    return ((count - 1) * leverage.clamp_min(0)).sqrt().float()
 
 
 def _cholesky(matrices: Tensor, patches: Tensor) -> Tensor:
@@ -66,25 +102,24 @@ def _cholesky(matrices: Tensor, patches: Tensor) -> Tensor:
     return factors
 
 
-def local_outlier_factor(patches: Tensor, neighbors: int) -> Tensor:
-    """How much sparser the patch's surroundings are than its neighbours', equations (4) to (6): (B, N, D) -> (B, N).
+def local_outlier_factor(patches: Patches) -> Tensor:
+    """How much sparser the patch's surroundings are than its neighbours', equations (4) to (6): (B, N).
 
-    About 1 inside a cluster of any density, larger outside (Breunig et al. 2000). K = `neighbors`, or N - 1 where
-    there are fewer others. As in scikit-learn, exactly K neighbours are taken where distances tie, and 1e-10 is added
-    to the mean reachability distance, so identical patches give 1 rather than a division by zero.
+    About 1 inside a cluster of any density, larger outside (Breunig et al. 2000). As in scikit-learn, exactly K
+    neighbours are taken where distances tie, and 1e-10 is added to the mean reachability distance, so identical
+    patches give 1 rather than a division by zero.
     """
-    neighbors = min(neighbors, patches.shape[1] - 1)
-    distances, indices = _distances_to_others(patches).topk(neighbors, dim=2, largest=False)  # (B, N, K)
+    distances, indices = patches.neighbours
     k_distance = distances[:, :, -1]  # (B, N)
     reachability = torch.maximum(distances, _take(k_distance, indices))
     density = 1 / (reachability.mean(dim=2) + 1e-10)
     return _take(density, indices).mean(dim=2) / density
 
 
-DISCRIMINATORS: dict[str, Callable[[Tensor, NoiseSettings], Tensor]] = {
-    "nearest": lambda patches, _: nearest(patches),
-    "gaussian": lambda patches, settings: gaussian(patches, settings.gaussian_epsilon),
-    "lof": lambda patches, settings: local_outlier_factor(patches, settings.lof_neighbors),
+DISCRIMINATORS: dict[str, Callable[[Patches], Tensor]] = {
+    "nearest": nearest,
+    "gaussian": gaussian,
+    "lof": local_outlier_factor,
 }
 
 
@@ -114,18 +149,8 @@ def noise_scores(
     step = max(1, min(positions, group_bytes // (4 * count * count)))
     for start in range(0, positions, step):
         group = slice(start, min(start + step, positions))
-        patches = embeddings[:, group].transpose(0, 1).contiguous()  # (B, N, D)
-        yield group, {name: DISCRIMINATORS[name](patches, settings).T for name in names}
-
-
-def _distances_to_others(patches: Tensor) -> Tensor:
-    """Euclidean distances between the N patches of each position, the diagonal infinite: (B, N, N)."""
-    centred = patches - patches.mean(dim=1, keepdim=True)  # smaller norms, less cancellation
-    squared_norms = centred.square().sum(dim=2)
-    squared = torch.baddbmm(squared_norms[:, :, None] + squared_norms[:, None, :], centred, centred.mT, alpha=-2)
-    distances = squared.clamp_min_(0).sqrt_()
-    distances.diagonal(dim1=1, dim2=2).fill_(torch.inf)
-    return distances
+        patches = Patches(embeddings[:, group].transpose(0, 1).float().contiguous(), settings, group_bytes)
+        yield group, {name: DISCRIMINATORS[name](patches).T for name in names}
 
 
 def _take(values: Tensor, indices: Tensor) -> Tensor:

@@ -13,44 +13,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.memory.compiled import compiled, squared_distance
+from softpatch.memory.bounds import (
+    compiled,
+    half_bits,
+    leading_coordinates,
+    principal_axes,
+    squared_distance_to_half,
+)
 
 _SLACK = 1e-5  # of the squared norms: more than the rounding of a bound
-_SAMPLE = 4096  # bank patches that the axes are computed from; any axes are right, these are good
+_SAMPLE = 4096  # bank patches that axes are computed from: any axes are right, these are good
 _CHUNK = 64  # bounds that are looked at together
 
 
 @dataclass(frozen=True, eq=False)
 class SearchIndex:
-    """A bank (M, D), prepared to be searched.
+    """A bank (M, D) float16, prepared to be searched.
 
-    `axes` (D, h) are orthonormal, `coordinates` (M, h + 1) are those of the bank patches along them, seen from `mean`
-    (D,), and the norm of the rest; `half_norms` (M,) are half the squared norms, seen from `mean`.
+    `coordinates` (M, h + 1) are those of the bank patches along orthonormal `axes` (D, h), seen from `mean` (D,), and
+    the norm of the rest; without axes they are all coordinates (M, D). `half_norms` (M,) are half the squared norms,
+    seen from `mean`.
     """
 
     points: Tensor
     mean: Tensor
-    axes: Tensor
+    axes: Tensor | None
     coordinates: Tensor
     half_norms: Tensor
 
 
 def search_index(points: Tensor) -> SearchIndex:
-    """Prepare a bank (M, D) float32 for `nearest_neighbours`."""
-    mean = points.mean(dim=0)
-    sample = (points[:: max(1, len(points) // _SAMPLE)] - mean).double()
-    kept = min(points.shape[1], max(16, points.shape[1] // 8))
-    axes = torch.linalg.eigh(sample.T @ sample).eigenvectors.flip(1)[:, :kept].float().contiguous()
-    coordinates, half_norms = _coordinates(points, mean, axes)
-    return SearchIndex(points.contiguous(), mean, axes, coordinates, half_norms)
+    """Prepare a bank (M, D) float16 for `nearest_neighbours`.
+
+    On a GPU all distances are computed: one matrix product is faster there than any choice among them.
+    """
+    mean, axes = points.double().mean(dim=0).float(), None
+    if points.device.type == "cpu":
+        axes = principal_axes(points[:: -(-len(points) // _SAMPLE)], mean, max(16, points.shape[1] // 8))
+    return SearchIndex(points, mean, axes, *_coordinates(points, mean, axes))
 
 
-def _coordinates(points: Tensor, mean: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-    """Leading coordinates and the norm of the rest (n, h + 1), and half the squared norms (n,), seen from the mean."""
-    centred = points - mean
-    leading = centred @ axes
-    rest = torch.linalg.vector_norm(centred - leading @ axes.T, dim=1, keepdim=True)
-    return torch.cat([leading, rest], dim=1), centred.square().sum(dim=1) / 2
+def _coordinates(points: Tensor, mean: Tensor, axes: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Coordinates of points (n, D) as in `SearchIndex`, and half the squared norms (n,), seen from the mean."""
+    centred = points.float() - mean
+    half_norms = centred.square().sum(dim=1) / 2
+    if axes is None:
+        return centred, half_norms
+    leading, rest = leading_coordinates(centred, axes)
+    return torch.cat([leading, rest[:, None]], dim=1), half_norms
 
 
 def nearest_neighbours(
@@ -68,35 +78,29 @@ def nearest_neighbours(
     the first is found. Memory beyond the arguments: `block_bytes`, and twice the queries. The distance is computed by
     difference, so it does not suffer from the cancellation of the expanded square.
     """
-    on_cpu = queries.device.type == "cpu"
+    queries = queries.float()
     coordinates, half_norms = _coordinates(queries, index.mean, index.axes)
     block = max(1, block_bytes // (4 * len(index.points)))
     distances = queries.new_empty(len(queries))
     indices = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # its threads start at their first task
         for start in range(0, len(queries), block):
             part = slice(start, start + block)
-            own = None
+            bounds = torch.addmm(index.half_norms, coordinates[part], index.coordinates.T, alpha=-1)
             if query_owners is not None and bank_owners is not None:
-                own = query_owners[part, None] == bank_owners
-            if on_cpu:
-                bounds = torch.addmm(index.half_norms, coordinates[part], index.coordinates.T, alpha=-1)
-                if own is not None:
-                    bounds.masked_fill_(own, torch.inf)
+                bounds.masked_fill_(query_owners[part, None] == bank_owners, torch.inf)
+            if index.axes is None:
+                distances[part], indices[part] = _nearest(bounds, queries[part], index.points)
+            else:
                 arguments = (bounds, queries[part], half_norms[part], index, distances[part], indices[part])
                 _settle_in_threads(pool, *arguments)
-            else:
-                distances[part], indices[part] = _search_all(queries[part], index.points, own)
     return distances, indices
 
 
-def _search_all(queries: Tensor, points: Tensor, own: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Compute all distances in one matrix product, as suits a GPU."""
-    scores = torch.addmm(points.square().sum(dim=1) / 2, queries, points.T, alpha=-1)  # ‖q-m‖²/2 less ‖q‖²/2
-    if own is not None:
-        scores.masked_fill_(own, torch.inf)
-    best, nearest = scores.min(dim=1)
-    distances = (queries - points[nearest]).square().sum(dim=1).sqrt()
+def _nearest(halves: Tensor, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """The distances and indices of the nearest points, where `halves` (Q, M) order all of them."""
+    best, nearest = halves.min(dim=1)
+    distances = (queries - points[nearest].float()).square().sum(dim=1).sqrt()
     return distances.masked_fill(best == torch.inf, torch.inf), nearest
 
 
@@ -111,7 +115,7 @@ def _settle_in_threads(
 ) -> None:
     slack = 2 * _SLACK * (half_norms + index.half_norms.max())
     edges = torch.linspace(0, len(queries), torch.get_num_threads() + 1).long().tolist()
-    shared = index.points.numpy()
+    shared = half_bits(index.points)
     rows = [each.numpy() for each in (bounds, queries, slack - half_norms, distances, indices)]
     parts = [pool.submit(_settle, shared, *(each[low:high] for each in rows)) for low, high in pairwise(edges)]
     for part in parts:
@@ -144,13 +148,13 @@ def _settle(points, bounds, queries, allowance, distances, indices):  # type: ig
         if bounds[i, best] == np.inf:
             distances[i], indices[i] = np.inf, best
             continue
-        squared = squared_distance(points[best], queries[i])
+        squared = squared_distance_to_half(points[best], queries[i])
         limit = squared / 2 + allowance[i]
         for c in range(chunks):
             if lowest[c] <= limit:
                 for j in range(c * _CHUNK, min(size, (c + 1) * _CHUNK)):
                     if bounds[i, j] <= limit:
-                        distance = squared_distance(points[j], queries[i])
+                        distance = squared_distance_to_half(points[j], queries[i])
                         if distance < squared or (distance == squared and j < best):
                             squared, best = distance, j
                             limit = squared / 2 + allowance[i]

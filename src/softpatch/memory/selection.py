@@ -33,15 +33,14 @@ def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress =
     Without discriminators the noise is 0 everywhere, without a weight rule the weights are 1.
     """
     count, positions, _ = projected.shape
-    scores = {name: projected.new_empty(count, positions) for name in settings.noise_names}
+    scores = {name: torch.empty(count, positions) for name in settings.noise_names}
     if scores:
         told = NoiseSettings(settings.lof_neighbors, settings.gaussian_epsilon)
         for group, found in noise_scores(projected, settings.noise_names, told):
             for name, values in found.items():
                 scores[name][:, group] = values
             progress("noise scores", group.stop, positions)
-    fused = projected.new_zeros(count, positions)
-    weights = projected.new_ones(count, positions)
+    fused, weights = torch.zeros(count, positions), torch.ones(count, positions)
     chosen = [scores[name] for name in settings.discriminators]
     if len(chosen) == 1:
         fused = chosen[0]  # one score needs no ranks to be comparable

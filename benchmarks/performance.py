@@ -1,0 +1,264 @@
+"""Measure speed as ratios against references in the same run: `make bench DATA=FOLDER`, or
+
+    python benchmarks/performance.py FOLDER [--weights FILE] [--anomalib PYTHON] [-o performance.json]
+
+FOLDER has images of one product, best MVTec AD's bottle (209 of them). `--weights` is a safetensors file of ImageNet
+ResNet-18 weights, for anomalib. PYTHON is the interpreter of an environment that has anomalib; without it the rows
+that compare with it are left out, as is faiss where it is not installed. Each row says what ours took, what the
+reference took, and how many times faster ours was; the targets are those that the project set itself.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+
+import torch
+from sklearn.neighbors import LocalOutlierFactor
+from torch import Tensor
+
+from softpatch.config import Runtime, Settings
+from softpatch.data.framing import Framing
+from softpatch.data.images import ImageRef, read_in_batches
+from softpatch.data.layouts import split_refs
+from softpatch.detector import Detector
+from softpatch.features.backbone import Backbone, _import_timm, load_backbone
+from softpatch.features.embedding import patch_embeddings
+from softpatch.memory.coreset import greedy_coreset
+from softpatch.memory.discriminators import DISCRIMINATORS, NoiseSettings, noise_scores
+from softpatch.memory.neighbours import nearest_neighbours, search_index
+
+THREADS = 2
+RUNTIME = Runtime(device="cpu", workers=THREADS)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A comparison: seconds of ours and of the reference, and the ratio that was aimed at."""
+
+    what: str
+    reference: str
+    ours_s: float
+    reference_s: float
+    target: float
+    note: str = ""
+
+    @property
+    def ratio(self) -> float:
+        return self.reference_s / self.ours_s
+
+
+def seconds(work: Callable[[], object], rounds: int = 5) -> float:
+    """The median time of a few rounds, after one that warms up."""
+    work()
+    taken = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        work()
+        taken.append(time.perf_counter() - began)
+    return median(taken)
+
+
+def once(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def embed(refs: list[ImageRef], backbone: Backbone) -> Tensor:
+    """Patch embeddings (N, P, D) float16 of all images."""
+    batches = read_in_batches(refs, Framing(256, 224).apply, batch_size=16, workers=THREADS)
+    return torch.cat([patch_embeddings(backbone.feature_maps(images), 1024) for _, _, images in batches])
+
+
+# --- the parts ---
+
+
+def coreset_rows(points: Tensor) -> list[Row]:
+    """The whole coreset of ours; of the references the first picks, extrapolated."""
+    count = len(points) // 10
+    everything = torch.arange(len(points))
+    greedy_coreset(points[:2000], everything[:2000], 50)  # compiles
+    picks: list[Tensor] = []
+    ours = once(lambda: picks.append(greedy_coreset(points, everything, count)))
+    values = points.float()
+    first = int(picks[0][0])
+    found: list[list[int]] = []
+    cached = once(lambda: found.append(cached_norms_loop(values, first, 500))) / 500 * count
+    same = sum(a == b for a, b in zip(found[0], picks[0].tolist(), strict=False))
+    plain = once(lambda: concatenating_loop(values, first, 200)) / 200 * count
+    shape = f"coreset, {count:,} of {len(points):,} x {points.shape[1]}"
+    return [
+        Row(shape, "torch loop with cached norms", ours, cached, 15, f"{same} of the first 500 picks are the same"),
+        Row(shape, "products, root, concatenation, minimum", ours, plain, 60),
+    ]
+
+
+def cached_norms_loop(points: Tensor, first: int, count: int) -> list[int]:
+    norms = points.square().sum(dim=1)
+    nearest = torch.full((len(points),), torch.inf)
+    picks = [first]
+    while True:
+        pick = picks[-1]
+        nearest = torch.minimum(nearest, torch.addmv(norms + norms[pick], points, points[pick], alpha=-2))
+        if len(picks) == count:
+            return picks
+        picks.append(int(nearest.argmax()))
+
+
+def concatenating_loop(points: Tensor, first: int, count: int) -> None:
+    """What patchcore-inspection's sampler computes at every pick."""
+    nearest = torch.full((len(points), 1), torch.inf)
+    pick = first
+    for _ in range(count):
+        chosen = points[pick : pick + 1]
+        products = points.matmul(chosen.T)
+        squared = -2 * products + points.square().sum(dim=1, keepdim=True) + chosen.square().sum(dim=1)
+        nearest = torch.cat([nearest, squared.clamp_min(0).sqrt()], dim=1).min(dim=1, keepdim=True).values
+        pick = int(nearest.argmax())
+
+
+def search_rows(queries: Tensor, bank: Tensor, source: str) -> list[Row]:
+    """One image against a bank."""
+    index, values, asked = search_index(bank), bank.float(), queries.float()
+    half_norms = values.square().sum(dim=1) / 2
+    ours = seconds(lambda: nearest_neighbours(queries, index))
+    references = {"addmm and min": lambda: torch.addmm(half_norms, asked, values.T, alpha=-1).min(dim=1)}
+    if find_spec("faiss"):
+        import faiss
+
+        faiss.omp_set_num_threads(THREADS)
+        flat = faiss.IndexFlatL2(values.shape[1])
+        flat.add(values.numpy())
+        references["faiss flat"] = lambda: flat.search(asked.numpy(), 1)
+    distances, _ = nearest_neighbours(queries, index)
+    exact = torch.cdist(asked.double(), values.double()).amin(dim=1)
+    worst = float((distances - exact).abs().max() / exact.max())
+    what = f"nearest neighbour, {len(asked)} x {len(values):,} x {values.shape[1]}, {source}"
+    return [Row(what, name, ours, seconds(run), 3, f"off by {worst:.0e} at most") for name, run in references.items()]
+
+
+def noise_rows(embeddings: Tensor) -> list[Row]:
+    """Nearest, Gaussian and LOF of every position; of the reference every 16th position, extrapolated."""
+    told = NoiseSettings()
+    found: dict[str, Tensor] = {}
+
+    def ours() -> None:
+        groups = list(noise_scores(embeddings, tuple(DISCRIMINATORS), told))
+        found.update({name: torch.cat([scores[name] for _, scores in groups], dim=1) for name in DISCRIMINATORS})
+
+    every = embeddings[:, ::16].double()
+    expected: dict[str, Tensor] = {}
+
+    def reference() -> None:
+        lof, gaussian = [], []
+        for position in every.unbind(dim=1):
+            model = LocalOutlierFactor(n_neighbors=told.lof_neighbors).fit(position.numpy())
+            lof.append(torch.from_numpy(-model.negative_outlier_factor_))
+            centred = position - position.mean(dim=0)
+            covariance = centred.T @ centred / (len(centred) - 1)
+            inverse = torch.linalg.inv(covariance + told.gaussian_epsilon * torch.eye(len(covariance)))
+            gaussian.append(((centred @ inverse) * centred).sum(dim=1).sqrt())
+        expected.update(lof=torch.stack(lof, dim=1), gaussian=torch.stack(gaussian, dim=1))
+
+    taken, referred = seconds(ours, 3), once(reference) * embeddings.shape[1] / every.shape[1]
+    worst = max(float((found[name][:, ::16] / value - 1).abs().max()) for name, value in expected.items())
+    what = "nearest + Gaussian + LOF, {1} positions x {0} images x {2}".format(*embeddings.shape)
+    return [Row(what, "loop of scikit-learn's LOF, and inverses", taken, referred, 6, f"off by {worst:.0e} at most")]
+
+
+# --- the whole ---
+
+
+def whole_rows(refs: list[ImageRef], test: list[ImageRef], anomalib: dict[str, float]) -> list[Row]:
+    """Fit and predict with the built-in backbone, and predict with Wide-ResNet50-2 against brute force."""
+    detectors: list[Detector] = []
+    fitting = once(lambda: detectors.append(Detector.fit(refs, Settings(), RUNTIME)))
+    predicting = seconds(lambda: list(detectors[0].predict(test)), 3) / len(test)
+    rows = []
+    if anomalib:
+        rows += [
+            Row(f"fit, {len(refs)} images, softpatch+", "anomalib PatchCore, resnet18", fitting, anomalib["fit"], 30),
+            Row("predict, per image, softpatch+", "the same", predicting, anomalib["predict"], 8),
+        ]
+    wide = Settings(backbone="wide_resnet50_2", weights="random", discriminators=(), discard_rule="fixed",
+                    discard_fraction=0.0, segmentation_discard_fraction=None, weight_rule="none")  # fmt: skip
+    detector = Detector.fit(refs, wide, RUNTIME)
+    bank = detector.banks.classification.patches.float()
+    half_norms = bank.square().sum(dim=1) / 2
+    plain = _import_timm().create_model("wide_resnet50_2", features_only=True, out_indices=(2, 3)).eval()
+
+    def brute() -> None:
+        for _, _, images in read_in_batches(test, Framing(256, 224).apply, batch_size=16, workers=THREADS):
+            with torch.inference_mode():
+                patches = patch_embeddings(plain(images), 1024).float()
+            for image in patches:
+                torch.addmm(half_norms, image, bank.T, alpha=-1).min(dim=1)
+
+    ours = seconds(lambda: list(detector.predict(test)), 1) / len(test)
+    rows.append(
+        Row("predict, per image, wide_resnet50_2, PatchCore", "brute force, network as timm has it", ours,
+            seconds(brute, 1) / len(test), 2, "random weights")
+    )  # fmt: skip
+    return rows
+
+
+def of_anomalib(python: str, folder: Path, weights: Path) -> dict[str, float]:
+    """Seconds that anomalib's PatchCore takes to fit (extrapolated) and to predict an image, in its own environment."""
+    script = Path(__file__).with_name("anomalib_reference.py")
+    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+    ended = subprocess.run(
+        [python, script, folder, weights], check=True, capture_output=True, text=True, env=environment
+    )
+    times: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return times
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown."""
+    lines = ["| what | reference | ours | reference | times faster | target | |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        times = " | ".join(f"{value:.3g} s" for value in (row.ours_s, row.reference_s))
+        lines.append(f"| {row.what} | {row.reference} | {times} | {row.ratio:.1f} | {row.target:g} | {row.note} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--weights", type=Path, help="ResNet-18, safetensors")
+    parser.add_argument("--anomalib", help="an interpreter that has anomalib")
+    parser.add_argument("-o", "--output", type=Path, default=Path("performance.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    refs, _ = split_refs(arguments.folder, "train")
+    test, _ = split_refs(arguments.folder, "test")
+    builtin = embed(refs, load_backbone("builtin-v1"))
+    rows = coreset_rows(builtin.flatten(0, 1))
+    rows += noise_rows(torch.cat([builtin, embed(test[:41], load_backbone("builtin-v1"))]))
+    sources = {"builtin-v1": load_backbone("builtin-v1"), "wide_resnet50_2, random weights": None}
+    sources["wide_resnet50_2, random weights"] = load_backbone("wide_resnet50_2", weights="random")
+    if arguments.weights:
+        sources["resnet18"] = load_backbone("resnet18", weights=str(arguments.weights))
+    for source, backbone in sources.items():
+        bank = embed(refs[:150], backbone).flatten(0, 1)
+        chosen = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:16384]
+        rows += search_rows(embed(test[:1], backbone)[0], bank[chosen], source)
+    has_anomalib = arguments.anomalib and arguments.weights
+    times = of_anomalib(arguments.anomalib, arguments.folder, arguments.weights) if has_anomalib else {}
+    rows += whole_rows(refs, test, times)
+    print(table(rows))
+    found = {"machine": f"{platform.processor() or platform.machine()}, {THREADS} threads", "torch": torch.__version__}
+    found["rows"] = [{**asdict(row), "ratio": round(row.ratio, 2)} for row in rows]
+    arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

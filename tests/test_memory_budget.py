@@ -1,0 +1,74 @@
+"""Bounded memory: the same detector from memory, from disk and in two passes; too little is said before the work."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import tiny_softpatch
+from softpatch import memory_budget
+from softpatch.config import Runtime, Settings, parse_bytes
+from softpatch.errors import InputError
+from softpatch.memory_budget import embedding_store
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("4GB", 4 * 10**9), (" 1.5 gb ", 15 * 10**8), ("800M", 8 * 10**8), ("2TiB", 2 * 10**12)]
+)
+def test_sizes(text: str, count: int) -> None:
+    assert parse_bytes(text) == count
+    assert Runtime(memory_budget=text).memory_budget == text
+
+
+@pytest.mark.parametrize("text", ["", "4", "GB", "-1GB", "4 kB", "4GB!", "nan GB"])
+def test_what_is_no_size(text: str) -> None:
+    with pytest.raises(InputError, match="must be like 4GB or 800MB"):
+        Runtime(memory_budget=text)
+
+
+def test_what_fits_is_in_memory_and_what_does_not_is_on_disk(tmp_path: Path) -> None:
+    for budget, files in (("4GB", []), ("1.65GB", [tmp_path / "embeddings"])):
+        store = embedding_store(1000, 784, 128, Settings(), budget, tmp_path)
+        assert (store.shape, store.dtype) == ((1000, 784, 128), torch.float16)
+        assert list(tmp_path.iterdir()) == files
+        store[-1] = 3  # room to the end
+        assert (store[-1] == 3).all()
+
+
+def test_only_projected_embeddings_are_stored(tmp_path: Path) -> None:
+    assert embedding_store(10, 16, 1024, Settings(projected_dim=32), "4GB", tmp_path).shape == (10, 16, 32)
+
+
+def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"learning from 100,000 images needs about 11\.\d GB .* --memory-budget 4GB"):
+        embedding_store(100_000, 784, 128, Settings(), "4GB", tmp_path)
+    usage = type("Usage", (), {"free": 10**6})
+    monkeypatch.setattr(memory_budget.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"needs 0\.2 GB of disk in .*, where 0\.0 GB are free"):
+        embedding_store(1000, 784, 128, Settings(), "1.65GB", tmp_path)
+
+
+def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = tiny_softpatch().fit(plate_folder)
+    for name in ("_BASE", "_GROUP", "_PER_PATCH"):  # leaves what the bank and the calibration images take, 5.04 MB
+        monkeypatch.setattr(memory_budget, name, 0)
+    stored = []
+    monkeypatch.setattr(torch, "from_file", lambda *a, _real=torch.from_file, **k: stored.append(a) or _real(*a, **k))
+    again = tiny_softpatch(memory_budget="5.1MB").fit(plate_folder)
+    assert len(stored) == 1
+    assert not Path(stored[0][0]).exists()
+    for one, other in zip(whole.predict(plate_folder), again.predict(plate_folder), strict=True):
+        assert one.image_score == other.image_score
+        assert torch.equal(one.anomaly_map, other.anomaly_map)
+
+
+def test_a_second_pass_finds_the_full_embeddings_of_the_chosen_patches(plate_folder: Path) -> None:
+    stages: list[str] = []
+    detector = tiny_softpatch(projected_dim=4).fit(plate_folder, progress=lambda stage, *_: stages.append(stage))
+    assert list(dict.fromkeys(stages))[:4] == ["patch embeddings", "noise scores", "coreset", "patches of the bank"]
+    banks = detector.detector.banks
+    assert banks.classification.patches.shape[1] > 4
+    # a bank patch is one of its owner's own, so that an image is at distance 0 from a bank of all patches
+    everything = tiny_softpatch(projected_dim=4, preset="patchcore", coreset_ratio=1.0).fit(plate_folder / "train")
+    scores = [answer.image_score for answer in everything.predict(plate_folder / "train")]
+    assert max(scores) < 1e-3
