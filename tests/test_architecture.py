@@ -17,6 +17,8 @@ FLOORS = [
     {"results"},
     {"features"},
     {"memory"},
+    {"memory_budget"},
+    {"passes"},
     {"scoring"},
     {"detector"},
     {"model_file"},
