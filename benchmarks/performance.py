@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -210,13 +211,16 @@ def whole_rows(refs: list[ImageRef], test: list[ImageRef], anomalib: dict[str, f
     return rows
 
 
-def of_anomalib(python: str, folder: Path, weights: Path) -> dict[str, float]:
+def of_anomalib(python: str, refs: list[ImageRef], test: list[ImageRef], weights: Path) -> dict[str, float]:
     """Seconds that anomalib's PatchCore takes to fit (extrapolated) and to predict an image, in its own environment."""
     script = Path(__file__).with_name("anomalib_reference.py")
-    environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
-    ended = subprocess.run(
-        [python, script, folder, weights], check=True, capture_output=True, text=True, env=environment
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        lists = [Path(folder, name) for name in ("train", "test")]
+        for path, images in zip(lists, (refs, test), strict=True):
+            path.write_text("\n".join(str(ref.path) for ref in images))
+        environment = {**os.environ, "OMP_NUM_THREADS": str(THREADS)}
+        command = [python, script, *lists, weights]
+        ended = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment)
     times: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
     return times
 
@@ -243,16 +247,17 @@ def main() -> None:
     builtin = embed(refs, load_backbone("builtin-v1"))
     rows = coreset_rows(builtin.flatten(0, 1))
     rows += noise_rows(torch.cat([builtin, embed(test[:41], load_backbone("builtin-v1"))]))
-    sources = {"builtin-v1": load_backbone("builtin-v1"), "wide_resnet50_2, random weights": None}
-    sources["wide_resnet50_2, random weights"] = load_backbone("wide_resnet50_2", weights="random")
+    sources = {"builtin-v1": load_backbone("builtin-v1")}
     if arguments.weights:
         sources["resnet18"] = load_backbone("resnet18", weights=str(arguments.weights))
+    sources["wide_resnet50_2, random weights"] = load_backbone("wide_resnet50_2", weights="random")
     for source, backbone in sources.items():
         bank = embed(refs[:150], backbone).flatten(0, 1)
         chosen = torch.randperm(len(bank), generator=torch.Generator().manual_seed(0))[:16384]
         rows += search_rows(embed(test[:1], backbone)[0], bank[chosen], source)
-    has_anomalib = arguments.anomalib and arguments.weights
-    times = of_anomalib(arguments.anomalib, arguments.folder, arguments.weights) if has_anomalib else {}
+    times = {}
+    if arguments.anomalib and arguments.weights:
+        times = of_anomalib(arguments.anomalib, refs, test, arguments.weights)
     rows += whole_rows(refs, test, times)
     print(table(rows))
     found = {"machine": f"{platform.processor() or platform.machine()}, {THREADS} threads", "torch": torch.__version__}

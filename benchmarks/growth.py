@@ -1,0 +1,135 @@
+"""Measure how the cost of a fit grows with the number of images: `python benchmarks/growth.py FOLDER -o growth.json`.
+
+FOLDER has images of one product; as many as are asked for are made of them by turning, shifting and dimming. Every fit
+runs in a process of its own. Printed are seconds per stage, peak memory of the process and its slope per image; a
+picture of both, on logarithmic axes, is written beside the JSON file. `--backbone` is any, with random weights if it is
+not the built-in one.
+"""
+
+import argparse
+import json
+import math
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageEnhance
+
+from softpatch.config import Runtime, preset_settings
+from softpatch.data.images import file_ref, image_files
+from softpatch.data.layouts import split_refs
+from softpatch.detector import Detector
+from softpatch.memory.coreset import greedy_coreset
+from softpatch.memory.neighbours import nearest_neighbours, search_index
+
+THREADS = 2
+COUNTS = (100, 200, 500, 1000, 2000, 5000)
+
+
+def make_images(sources: list[Path], count: int, folder: Path) -> None:
+    """Write `count` variants of the source images, 256 px, every one different."""
+    for number in range(count):
+        random = torch.Generator().manual_seed(number)
+        angle, x, y, light = (torch.rand(4, generator=random) * 2 - 1).tolist()
+        with Image.open(sources[number % len(sources)]) as source:
+            image = source.convert("RGB").resize((256, 256))
+        image = image.rotate(3 * angle, translate=(round(6 * x), round(6 * y)), resample=Image.Resampling.BILINEAR)
+        ImageEnhance.Brightness(image).enhance(1 + 0.05 * light).save(folder / f"{number:06}.png")
+
+
+def fit(folder: Path, count: int, backbone: str, budget: str) -> dict[str, Any]:
+    """Fit the first `count` images: seconds per stage, and the peak memory of this process in bytes."""
+    torch.set_num_threads(THREADS)
+    refs = [file_ref(path) for path in image_files(folder)[:count]]
+    overrides = {"backbone": backbone, "weights": None if backbone == "builtin-v1" else "random"}
+    began = time.perf_counter()
+    compile_all()
+    compilation = time.perf_counter() - began
+    settings, ended, began = preset_settings("softpatch+", overrides), {}, time.perf_counter()
+
+    def progress(stage: str, *_: int) -> None:
+        ended[stage] = time.perf_counter() - began
+
+    Detector.fit(refs, settings, Runtime("cpu", workers=THREADS, memory_budget=budget), progress=progress)
+    ended["whole"] = time.perf_counter() - began
+    stages, before = {"compilation": compilation}, 0.0
+    for stage, after in ended.items():
+        stages[stage], before = after - before, after
+    stages["whole"] = ended["whole"]
+    return {"images": count, "seconds": stages, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+
+
+def compile_all() -> None:
+    """Call what numba compiles at its first call in a process."""
+    points = torch.rand(100, 32).half()
+    index = search_index(points[greedy_coreset(points, torch.arange(100), 50)])
+    nearest_neighbours(points, index)
+
+
+def slope(xs: list[float], ys: list[float]) -> float:
+    """Of the straight line with least squares."""
+    x, y = (torch.tensor(values, dtype=torch.float64) for values in (xs, ys))
+    x, y = x - x.mean(), y - y.mean()
+    return float((x * y).sum() / x.square().sum())
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Seconds and bytes against images, with the slope of each line on logarithmic axes."""
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained")
+    counts = [row["images"] for row in rows]
+    logs = [math.log(count) for count in counts]
+    for stage in rows[-1]["seconds"]:
+        values = [max(1e-3, row["seconds"].get(stage, 1e-3)) for row in rows]
+        power = slope(logs[-3:], [math.log(value) for value in values[-3:]])
+        left.plot(counts, values, marker="o", label=f"{stage} ({power:.2f})", linewidth=2 if stage == "whole" else 1)
+    right.plot(counts, [row["peak"] / 1e9 for row in rows], marker="o", color="black")
+    left.set(xlabel="training images", ylabel="seconds", xscale="log", yscale="log")
+    right.set(xlabel="training images", ylabel="peak memory of the process, GB", xscale="log", yscale="log")
+    left.legend(title="stage (slope at the end)", fontsize=8)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """Run one process per count and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--counts", type=int, nargs="+", default=list(COUNTS))
+    parser.add_argument("--backbone", default="builtin-v1")
+    parser.add_argument("--memory-budget", default="3GB")
+    parser.add_argument("--one", action="store_true", help="fit the first of --counts images of the folder itself")
+    parser.add_argument("-o", "--output", type=Path, default=Path("growth.json"))
+    arguments = parser.parse_args()
+    backbone, budget = arguments.backbone, arguments.memory_budget
+    if arguments.one:
+        print(json.dumps(fit(arguments.folder, arguments.counts[0], backbone, budget)))
+        return
+    refs, _ = split_refs(arguments.folder, "train")
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_images([ref.path for ref in refs if ref.path], max(arguments.counts), Path(folder))
+        for count in arguments.counts:
+            command = [sys.executable, __file__, folder, "--one", "--counts", str(count), "--backbone", backbone]
+            ended = subprocess.run([*command, "--memory-budget", budget], check=True, capture_output=True, text=True)
+            rows.append(json.loads(ended.stdout.splitlines()[-1]))
+            print(rows[-1], file=sys.stderr)
+    stages = list(rows[-1]["seconds"])
+    print(f"| images | {' | '.join(f'{stage}, s' for stage in stages)} | peak, GB |")
+    print("|" + "---|" * (len(stages) + 2))
+    for row in rows:
+        times = " | ".join(f"{row['seconds'].get(stage, 0):.1f}" for stage in stages)
+        print(f"| {row['images']:,} | {times} | {row['peak'] / 1e9:.2f} |")
+    per_image = slope([row["images"] for row in rows], [row["peak"] for row in rows])
+    print(f"\n{per_image / 1e6:.2f} MB per image")
+    arguments.output.write_text(json.dumps({"backbone": backbone, "memory_budget": budget, "rows": rows}) + "\n")
+    draw(rows, arguments.output.with_suffix(".png"))
+
+
+if __name__ == "__main__":
+    main()
