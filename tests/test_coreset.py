@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from softpatch.memory import coreset
+from softpatch.progress import silent
 
 
 def greedy_coreset(points: Tensor, count: int, **reports: Callable[[str, int, int], None]) -> Tensor:
@@ -70,6 +71,19 @@ def outliers(count: int, dim: int, generator: torch.Generator) -> Tensor:
 
 
 DATA = [normal, anisotropic, low_rank, far_from_zero, clusters, outliers]
+
+
+@pytest.mark.parametrize("draw", DATA)
+def test_all_distances_at_every_pick_choose_the_same(
+    draw: Callable[[int, int, torch.Generator], Tensor],
+) -> None:
+    # what runs on a GPU
+    points = (64 * draw(400, 8, torch.Generator().manual_seed(0))).round().half() / 64
+    points[300:] = points[:100]
+    kept = torch.arange(len(points)).flip(0)
+    for count in (1, 50, 400):
+        expected = coreset.greedy_coreset(points, kept, count)
+        assert torch.equal(coreset._pick_with_all_distances(points[kept].float(), kept, count, silent), expected)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(900, 1), (900, 3), (700, 16), (700, 17), (700, 40)])

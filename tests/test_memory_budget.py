@@ -11,6 +11,8 @@ from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.errors import InputError
 from softpatch.memory_budget import embedding_store
 
+CPU = torch.device("cpu")
+
 
 @pytest.mark.parametrize(
     ("text", "count"), [("4GB", 4 * 10**9), (" 1.5 gb ", 15 * 10**8), ("800M", 8 * 10**8), ("2TiB", 2 * 10**12)]
@@ -28,7 +30,7 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_what_fits_is_in_memory_and_what_does_not_is_on_disk(tmp_path: Path) -> None:
     for budget, files in (("4GB", []), ("1.65GB", [tmp_path / "embeddings"])):
-        store = embedding_store(1000, 784, 128, Settings(), budget, tmp_path)
+        store = embedding_store(1000, 784, 128, Settings(), budget, tmp_path, CPU)
         assert (store.shape, store.dtype) == ((1000, 784, 128), torch.float16)
         assert list(tmp_path.iterdir()) == files
         store[-1] = 3  # room to the end
@@ -36,16 +38,16 @@ def test_what_fits_is_in_memory_and_what_does_not_is_on_disk(tmp_path: Path) -> 
 
 
 def test_only_projected_embeddings_are_stored(tmp_path: Path) -> None:
-    assert embedding_store(10, 16, 1024, Settings(projected_dim=32), "4GB", tmp_path).shape == (10, 16, 32)
+    assert embedding_store(10, 16, 1024, Settings(projected_dim=32), "4GB", tmp_path, CPU).shape == (10, 16, 32)
 
 
 def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"learning from 100,000 images needs about 11\.\d GB .* --memory-budget 4GB"):
-        embedding_store(100_000, 784, 128, Settings(), "4GB", tmp_path)
+        embedding_store(100_000, 784, 128, Settings(), "4GB", tmp_path, CPU)
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(memory_budget.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"needs 0\.2 GB of disk in .*, where 0\.0 GB are free"):
-        embedding_store(1000, 784, 128, Settings(), "1.65GB", tmp_path)
+        embedding_store(1000, 784, 128, Settings(), "1.65GB", tmp_path, CPU)
 
 
 def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -162,7 +162,7 @@ class Detector:
             _need_images(len(seen.refs), settings)
             chosen = choose_banks(seen.projected, settings, progress=progress)
             numbers, positions = calibration_images(len(seen.refs)), seen.projected.shape[1]
-            calibration = (numbers[:, None] * positions + torch.arange(positions)).flatten()
+            calibration = (numbers[:, None] * positions + torch.arange(positions)).flatten().to(seen.projected.device)
             needed = torch.unique(torch.cat([calibration, *(bank.indices for bank in chosen)]))
             patches = full_embeddings(seen, needed, backbone, settings, runtime, progress=progress)
 

@@ -15,15 +15,26 @@ _GROUP = 600_000_000  # distances of a group of positions
 _PER_PATCH = 130  # bytes of the coreset and of the noise scores
 
 
-def embedding_store(count: int, positions: int, dim: int, settings: Settings, budget: str, folder: Path) -> Tensor:
+def embedding_store(
+    count: int,
+    positions: int,
+    dim: int,
+    settings: Settings,
+    budget: str,
+    folder: Path,
+    device: torch.device,
+) -> Tensor:
     """Room for projected embeddings (count, positions, d) float16 of images whose full embeddings are of size `dim`.
 
-    It is in memory where that fits in the `budget` of the whole process, such as "4GB"; else a file in `folder`.
+    It is on the `device` where that is a GPU with room for what follows; else in memory where that fits in the
+    `budget` of the whole process, such as "4GB"; else a file in `folder`.
     Raises `InputError` where even then a fit would not fit, or the disk is too full.
     """
     shape = (count, positions, min(dim, settings.projected_dim))
     patches, size = count * positions, 2 * count * positions * shape[2]
     bank = min(settings.max_bank_size, settings.coreset_ratio * patches)
+    if device.type == "cuda" and 4 * size + _PER_PATCH * patches + _GROUP < torch.cuda.mem_get_info(device)[0]:
+        return torch.empty(shape, dtype=torch.float16, device=device)  # the coreset needs them as float32, too
     rest = _BASE + max(_GROUP, _PER_PATCH * patches) + round(2 * dim * (2 * bank + 100 * positions))
     allowed = parse_bytes(budget)
     if rest + size <= allowed:

@@ -53,7 +53,9 @@ def first_pass(
         patches = project(embeddings, settings.projected_dim, settings.seed)
         if not usable:
             positions, dim = embeddings.shape[1:]
-            projected = embedding_store(len(refs), positions, dim, settings, runtime.memory_budget, folder)
+            projected = embedding_store(
+                len(refs), positions, dim, settings, runtime.memory_budget, folder, backbone.device
+            )
         projected[len(usable) : len(usable) + len(batch)] = patches
         usable += batch
         progress("patch embeddings", len(usable), len(refs))
@@ -72,8 +74,9 @@ def full_embeddings(
         return seen.projected.flatten(0, 1)[needed]
     for batch, embeddings, _ in _embedded(seen.refs, backbone, settings, runtime, None):
         bounds = torch.tensor([done, done + len(batch)]) * positions
-        first, after = torch.searchsorted(needed, bounds).tolist()
-        found.append(embeddings.flatten(0, 1)[needed[first:after] - done * positions])
+        first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
+        chosen = (needed[first:after] - done * positions).to(embeddings.device)
+        found.append(embeddings.flatten(0, 1)[chosen].to(needed.device))
         done += len(batch)
         progress("patches of the bank", done, len(seen.refs))
     return torch.cat(found)
@@ -86,11 +89,11 @@ def _embedded(
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
 ) -> Iterator[tuple[list[ImageRef], Tensor, tuple[int, int]]]:
-    """Batch by batch: images, their patch embeddings (B, P, D) float16 on the CPU, and the patch grid (H, W)."""
+    """Batch by batch: images, their patch embeddings (B, P, D) float16, and the patch grid (H, W)."""
     framing = Framing(settings.resize, settings.crop)
     for batch, _, images in read_in_batches(
         refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip
     ):
         maps = backbone.feature_maps(images)
         finest = max(maps, key=lambda layer: layer.shape[2] * layer.shape[3])
-        yield list(batch), patch_embeddings(maps, settings.embedding_dim).cpu(), (finest.shape[2], finest.shape[3])
+        yield list(batch), patch_embeddings(maps, settings.embedding_dim), (finest.shape[2], finest.shape[3])

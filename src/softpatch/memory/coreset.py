@@ -44,6 +44,8 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     count = min(count, len(kept))
     if count == 0:
         return torch.empty(0, dtype=torch.int64)
+    if points.device.type != "cpu":
+        return _pick_with_all_distances(points[kept].float(), kept, count, progress)
     blocks = torch.split(kept, _BLOCK)
     mean = torch.stack([points[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / len(kept)
     from_mean = torch.cat([(points[block].double() - mean).square().sum(dim=1).float() for block in blocks])
@@ -83,6 +85,23 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     progress("coreset", count, count)
     _, first = np.unique(picks, return_index=True)  # the lowest index comes again once nothing is left to cover
     return kept[picks[np.sort(first)]]
+
+
+def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress: Progress) -> Tensor:
+    """The same picks of values (K, D), as suits a GPU: all distances at every pick, and no wait for any of them."""
+    nearest = torch.full((len(kept),), torch.inf, device=values.device)
+    picks = torch.empty(count, dtype=torch.int64, device=values.device)
+    pick = (values - values.double().mean(dim=0)).square().sum(dim=1).argmin().view(1)
+    for done in range(count):
+        picks[done : done + 1] = pick
+        distances = torch.cdist(values[pick], values, compute_mode="donot_use_mm_for_euclid_dist")[0]
+        nearest = torch.minimum(nearest, distances)
+        pick = nearest.argmax().view(1)
+        if done % _REPORT_EVERY == 0:
+            progress("coreset", done, count)
+    progress("coreset", count, count)
+    places, first = np.unique(picks.cpu().numpy(), return_index=True)
+    return kept[torch.from_numpy(places[np.argsort(first)]).to(kept.device)]
 
 
 @compiled

@@ -49,7 +49,7 @@ class Patches:
         for start in range(0, count, rows):
             part = slice(start, min(start + rows, count))
             squared = torch.baddbmm(norms[:, part, None] + norms[:, None, :], centred[:, part], centred.mT, alpha=-2)
-            own = torch.arange(part.start, part.stop)
+            own = torch.arange(part.start, part.stop, device=squared.device)
             squared[:, own - start, own] = torch.inf
             found.append(squared.topk(neighbors, dim=2, largest=False))
         squared, indices = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))

@@ -33,14 +33,15 @@ def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress =
     Without discriminators the noise is 0 everywhere, without a weight rule the weights are 1.
     """
     count, positions, _ = projected.shape
-    scores = {name: torch.empty(count, positions) for name in settings.noise_names}
+    scores = {name: projected.new_empty(count, positions, dtype=torch.float32) for name in settings.noise_names}
     if scores:
         told = NoiseSettings(settings.lof_neighbors, settings.gaussian_epsilon)
         for group, found in noise_scores(projected, settings.noise_names, told):
             for name, values in found.items():
                 scores[name][:, group] = values
             progress("noise scores", group.stop, positions)
-    fused, weights = torch.zeros(count, positions), torch.ones(count, positions)
+    fused = projected.new_zeros(count, positions, dtype=torch.float32)
+    weights = torch.ones_like(fused)
     chosen = [scores[name] for name in settings.discriminators]
     if len(chosen) == 1:
         fused = chosen[0]  # one score needs no ranks to be comparable
