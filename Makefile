@@ -1,9 +1,9 @@
-# The two commands: `make demo` and `make test`. Both make their own .venv where there is none.
+# The two commands: `make demo` and `make test`. All targets make their own .venv where there is none.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test lint bench format install clean
 
 install: .venv/.installed
 
@@ -22,6 +22,11 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+# make bench DATA=FOLDER [BENCH="--weights resnet18.safetensors --anomalib PYTHON"]
+bench: install
+	test -n "$(DATA)" || { echo "name a folder of one product: make bench DATA=FOLDER"; exit 2; }
+	$(BIN)/python benchmarks/performance.py $(DATA) $(BENCH) -o performance.json
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -5,7 +5,9 @@
 FOLDER has images of one product, best MVTec AD's bottle (209 of them). `--weights` is a safetensors file of ImageNet
 ResNet-18 weights, for anomalib. PYTHON is the interpreter of an environment that has anomalib; without it the rows
 that compare with it are left out, as is faiss where it is not installed. Each row says what ours took, what the
-reference took, and how many times faster ours was; the targets are those that the project set itself.
+reference took, and how many times faster ours was; the targets are those that the project set itself. The ratios are
+compared with those kept in performance_baseline.json: the command fails where one has fallen to less than `BAND` of
+what it was. `--keep` makes the new ones the baseline.
 """
 
 import argparse
@@ -37,6 +39,8 @@ from softpatch.memory.discriminators import DISCRIMINATORS, NoiseSettings, noise
 from softpatch.memory.neighbours import nearest_neighbours, search_index
 
 THREADS = 2
+BAND = 0.6
+BASELINE = Path(__file__).with_name("performance_baseline.json")
 RUNTIME = Runtime(device="cpu", workers=THREADS)
 
 
@@ -54,6 +58,10 @@ class Row:
     @property
     def ratio(self) -> float:
         return self.reference_s / self.ours_s
+
+    @property
+    def key(self) -> str:
+        return f"{self.what}; {self.reference}"
 
 
 def seconds(work: Callable[[], object], rounds: int = 5) -> float:
@@ -234,11 +242,22 @@ def table(rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
+def fallen(rows: list[Row], baseline: dict[str, float]) -> list[str]:
+    """A sentence for every ratio that is less than `BAND` of its baseline."""
+    return [
+        f"{row.key}: {row.ratio:.2f} times faster, it was {baseline[row.key]:.2f}"
+        for row in rows
+        if row.ratio < BAND * baseline.get(row.key, 0)
+    ]
+
+
 def main() -> None:
+    """Measure everything, print the table and compare it with the baseline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--weights", type=Path, help="ResNet-18, safetensors")
     parser.add_argument("--anomalib", help="an interpreter that has anomalib")
+    parser.add_argument("--keep", action="store_true", help="the ratios become the baseline")
     parser.add_argument("-o", "--output", type=Path, default=Path("performance.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
@@ -263,6 +282,12 @@ def main() -> None:
     found = {"machine": f"{platform.processor() or platform.machine()}, {THREADS} threads", "torch": torch.__version__}
     found["rows"] = [{**asdict(row), "ratio": round(row.ratio, 2)} for row in rows]
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
+    baseline: dict[str, float] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
+    if arguments.keep:
+        kept = baseline | {row.key: round(row.ratio, 2) for row in rows}
+        BASELINE.write_text(json.dumps(kept, indent=1) + "\n")
+    elif slower := fallen(rows, baseline):
+        raise SystemExit("\n".join(slower))
 
 
 if __name__ == "__main__":
