@@ -43,16 +43,23 @@ def test_is_brute_force(queries: int, bank: int, dim: int) -> None:
     assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("block", [1, 7 * 120, 50 * 120, 51 * 120, 10**6])
-def test_the_size_of_the_blocks_changes_nothing(block: int) -> None:
-    queries, bank = drawn(50, 9), drawn(30, 9, seed=1)
-    owners, bank_owners = torch.arange(50) % 4, torch.arange(30) % 4
-    distances, indices = nearest_neighbours(
-        queries, search_index(bank), query_owners=owners, bank_owners=bank_owners, block_bytes=block
-    )
+@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("dim", [9, 150])
+def test_owners_are_passed_over_in_every_leaf_and_thread(threads: int, dim: int) -> None:
+    queries, bank = drawn(60, dim), drawn(700, dim, seed=1)
+    owners, bank_owners = torch.arange(60) % 4, torch.arange(700) % 4
+    bank_owners[:70], owners[:3] = 9, 9  # whole leaves may be of one owner
+    bank[:70] = bank[0] + 0.01 * drawn(70, dim, seed=2)
+    queries[:3] = bank[:3]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = nearest_neighbours(queries, search_index(bank), query_owners=owners, bank_owners=bank_owners)
+    finally:
+        torch.set_num_threads(before)
     expected = all_distances(queries, bank).masked_fill(owners[:, None] == bank_owners, math.inf).min(dim=1)
-    assert torch.equal(indices, expected.indices)
-    assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
+    assert torch.equal(found[1], expected.indices)
+    assert_close(found[0], expected.values.float(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
@@ -140,13 +147,12 @@ def test_arguments_are_left_as_they_are() -> None:
 def test_one_product_of_everything_finds_the_same() -> None:
     # what runs on a GPU
     queries, bank = drawn(40, 20), drawn(90, 20, seed=1).half()
-    mean = bank.float().mean(dim=0)
-    index = SearchIndex(bank, mean, None, *neighbours._coordinates(bank, mean, None))
+    index = SearchIndex(bank, bank.float().mean(dim=0), None)
     owners, bank_owners = torch.arange(40) % 5, torch.arange(90) % 5
-    distances, indices = nearest_neighbours(queries, index, query_owners=owners, bank_owners=bank_owners)
-    own = owners[:, None] == bank_owners
-    expected = all_distances(queries, bank).masked_fill(own, math.inf).min(dim=1)
-    assert torch.equal(indices, expected.indices)
-    assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
+    expected = all_distances(queries, bank).masked_fill(owners[:, None] == bank_owners, math.inf).min(dim=1)
+    for block_bytes in (1, 2000, 2**20):
+        distances, indices = neighbours._search_all(queries, index, owners, bank_owners, block_bytes)
+        assert torch.equal(indices, expected.indices)
+        assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
     distances, _ = nearest_neighbours(queries[:1], index, query_owners=owners[:1], bank_owners=torch.zeros(90).long())
     assert distances.tolist() == [math.inf]

@@ -1,10 +1,12 @@
 """Exact nearest-neighbour search in a memory bank.
 
-On a CPU few distances are computed in full. Every patch is described by its leading principal coordinates and the norm
-of what they leave (Cauchy-Schwarz); one matrix product over these bounds all distances from below, and only bank
-patches whose bound is below the nearest distance found so far are looked at.
+On a CPU few distances are computed in full. The bank is laid out in leaves of patches that lie near each other, and
+every patch is described by its leading principal coordinates and the norm of what they leave (Cauchy-Schwarz). A query
+looks into the leaves whose bounding ball comes nearer than the nearest patch found so far, there at the patches whose
+description does, and of these at a longer description before the patch itself.
 """
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,49 +20,97 @@ from softpatch.memory.bounds import (
     half_bits,
     leading_coordinates,
     principal_axes,
+    squared_distance,
     squared_distance_to_half,
 )
 
-_SLACK = 1e-5  # of the squared norms: more than the rounding of a bound
 _SAMPLE = 4096  # bank patches that axes are computed from: any axes are right, these are good
-_CHUNK = 64  # bounds that are looked at together
+_LEAF = 64  # patches, a vector of which is compared at once
+_SHORT = 16  # leading coordinates that decide most comparisons
+_BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
+_SLACK = np.float32(1e-4)  # of a bound, and
+_ROUNDING = 1e-8  # of the squared norms: together far more than the rounding of a bound
+
+
+@dataclass(frozen=True, eq=False)
+class Leaves:
+    """The layout of a bank (M, D) in L leaves of at most 64 patches.
+
+    `axes` (D, h) are orthonormal. `members` (L, 64) are the numbers of the patches, -1 where a leaf has no more.
+    `short` (L, 17, 64) are coordinates along the first 16 axes and the norm of the rest, `long` (L, 64, h - 15) those
+    along the others, and the norm of what they leave; it is empty where there are no other axes. `centres` (17, L) and
+    `radii` (L,) are of balls around the short descriptions. `largest` is the largest squared norm. All float32, seen
+    from the mean of the bank.
+    """
+
+    axes: Tensor
+    members: np.ndarray
+    short: np.ndarray
+    long: np.ndarray
+    centres: np.ndarray
+    radii: np.ndarray
+    largest: float
 
 
 @dataclass(frozen=True, eq=False)
 class SearchIndex:
-    """A bank (M, D) float16, prepared to be searched.
-
-    `coordinates` (M, h + 1) are those of the bank patches along orthonormal `axes` (D, h), seen from `mean` (D,), and
-    the norm of the rest; without axes they are all coordinates (M, D). `half_norms` (M,) are half the squared norms,
-    seen from `mean`.
-    """
+    """A bank (M, D) float16, prepared to be searched: `mean` (D,) is that of the `points`."""
 
     points: Tensor
     mean: Tensor
-    axes: Tensor | None
-    coordinates: Tensor
-    half_norms: Tensor
+    leaves: Leaves | None
 
 
 def search_index(points: Tensor) -> SearchIndex:
     """Prepare a bank (M, D) float16 for `nearest_neighbours`.
 
-    On a GPU all distances are computed: one matrix product is faster there than any choice among them.
+    On a GPU there are no leaves: to compute all distances in one matrix product is faster there than to choose.
     """
-    mean, axes = points.double().mean(dim=0).float(), None
-    if points.device.type == "cpu":
-        axes = principal_axes(points[:: -(-len(points) // _SAMPLE)], mean, max(16, points.shape[1] // 8))
-    return SearchIndex(points, mean, axes, *_coordinates(points, mean, axes))
-
-
-def _coordinates(points: Tensor, mean: Tensor, axes: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Coordinates of points (n, D) as in `SearchIndex`, and half the squared norms (n,), seen from the mean."""
+    mean = points.double().mean(dim=0).float()
+    if points.device.type != "cpu":
+        return SearchIndex(points, mean, None)
+    axes = principal_axes(points[:: -(-len(points) // _SAMPLE)], mean, max(_SHORT, points.shape[1] // 8))
     centred = points.float() - mean
-    half_norms = centred.square().sum(dim=1) / 2
-    if axes is None:
-        return centred, half_norms
+    short, long = _descriptions(centred, axes)
+    groups = list(_split(short))
+    members = np.full((len(groups), _LEAF), -1, np.int64)
+    places = np.full((len(groups), short.shape[1], _LEAF), np.float32(1e18))  # infinitely far, but finite
+    longer = np.zeros((len(groups), _LEAF, long.shape[1]), np.float32)
+    centres, radii = np.empty((short.shape[1], len(groups)), np.float32), np.empty(len(groups), np.float32)
+    for leaf, group in enumerate(groups):
+        members[leaf, : len(group)] = group
+        places[leaf, :, : len(group)] = short[group].T
+        longer[leaf, : len(group)] = long[group]
+        centres[:, leaf] = short[group].mean(axis=0)
+        radii[leaf] = np.sqrt(np.square(short[group] - centres[:, leaf]).sum(axis=1).max())
+    largest = float(centred.square().sum(dim=1).max())
+    return SearchIndex(points, mean, Leaves(axes, members, places, longer, centres, radii, largest))
+
+
+def _descriptions(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """The short and the long descriptions of points (n, D) seen from the mean: see `Leaves`."""
     leading, rest = leading_coordinates(centred, axes)
-    return torch.cat([leading, rest[:, None]], dim=1), half_norms
+    long = torch.cat([leading[:, _SHORT:], rest[:, None]], dim=1)
+    short = torch.cat([leading[:, :_SHORT], torch.linalg.vector_norm(long, dim=1, keepdim=True)], dim=1)
+    has_more = axes.shape[1] > _SHORT
+    return short.numpy(), long.contiguous().numpy() if has_more else np.empty((len(long), 0), np.float32)
+
+
+def _split(points: np.ndarray) -> Iterator[np.ndarray]:
+    """Halve points (M, k) along the coordinate that varies most, again and again, into groups of at most 64 numbers.
+
+    All groups but the last are full.
+    """
+    waiting = [np.arange(len(points))]
+    while waiting:
+        group = waiting.pop()
+        if len(group) <= _LEAF:
+            yield np.sort(group)
+            continue
+        values = points[group]
+        order = group[np.argsort(values[:, values.var(axis=0).argmax()], kind="stable")]
+        half = -(-len(group) // (2 * _LEAF)) * _LEAF
+        waiting += [order[half:], order[:half]]
 
 
 def nearest_neighbours(
@@ -69,93 +119,154 @@ def nearest_neighbours(
     *,
     query_owners: Tensor | None = None,
     bank_owners: Tensor | None = None,
-    block_bytes: int = 8 * 2**20,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's nearest bank patch: Euclidean distances (Q,) float32 and int64 indices (Q,), equation (9).
 
     `queries` are (Q, D). With owners, (Q,) and (M,) integers such as image numbers, bank patches that share a query's
     owner are passed over; a query that then has no candidate gets an infinite distance. Of bank patches equally near
-    the first is found. Memory beyond the arguments: `block_bytes`, and twice the queries. The distance is computed by
-    difference, so it does not suffer from the cancellation of the expanded square.
+    the first is found. The distance is computed by difference, so it does not suffer from the cancellation of the
+    expanded square.
     """
     queries = queries.float()
-    coordinates, half_norms = _coordinates(queries, index.mean, index.axes)
-    block = max(1, block_bytes // (4 * len(index.points)))
-    distances = queries.new_empty(len(queries))
-    indices = torch.empty(len(queries), dtype=torch.int64, device=queries.device)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:  # its threads start at their first task
-        for start in range(0, len(queries), block):
-            part = slice(start, start + block)
-            bounds = torch.addmm(index.half_norms, coordinates[part], index.coordinates.T, alpha=-1)
-            if query_owners is not None and bank_owners is not None:
-                bounds.masked_fill_(query_owners[part, None] == bank_owners, torch.inf)
-            if index.axes is None:
-                distances[part], indices[part] = _nearest(bounds, queries[part], index.points)
-            else:
-                arguments = (bounds, queries[part], half_norms[part], index, distances[part], indices[part])
-                _settle_in_threads(pool, *arguments)
+    if query_owners is None or bank_owners is None:
+        query_owners = torch.full((len(queries),), -1, device=queries.device)
+        bank_owners = torch.full((len(index.points),), -2, device=queries.device)
+    if index.leaves is None:
+        return _search_all(queries, index, query_owners, bank_owners)
+    distances, indices = torch.empty(len(queries)), torch.empty(len(queries), dtype=torch.int64)
+    edges = torch.linspace(0, len(queries), torch.get_num_threads() + 1).long().tolist()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        parts = [
+            pool.submit(
+                _search_leaves,
+                queries[low:high],
+                index,
+                index.leaves,
+                query_owners[low:high],
+                bank_owners,
+                distances[low:high],
+                indices[low:high],
+            )
+            for low, high in pairwise(edges)
+        ]
+    for part in parts:
+        part.result()
     return distances, indices
 
 
-def _nearest(halves: Tensor, queries: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """The distances and indices of the nearest points, where `halves` (Q, M) order all of them."""
-    best, nearest = halves.min(dim=1)
-    distances = (queries - points[nearest].float()).square().sum(dim=1).sqrt()
-    return distances.masked_fill(best == torch.inf, torch.inf), nearest
+def _search_all(
+    queries: Tensor, index: SearchIndex, query_owners: Tensor, bank_owners: Tensor, block_bytes: int = 2**28
+) -> tuple[Tensor, Tensor]:
+    """Compute all distances, as suits a GPU, so many at a time that they take `block_bytes`."""
+    points = index.points.float() - index.mean
+    half_norms = points.square().sum(dim=1) / 2
+    found = []
+    block = max(1, block_bytes // (4 * len(points)))
+    for asked, owners in zip(torch.split(queries, block), torch.split(query_owners, block), strict=True):
+        halves = torch.addmm(half_norms, asked - index.mean, points.T, alpha=-1)  # ‖q-m‖²/2 less ‖q‖²/2
+        best, nearest = halves.masked_fill_(owners[:, None] == bank_owners, torch.inf).min(dim=1)
+        distances = (asked - index.points[nearest].float()).square().sum(dim=1).sqrt()
+        found.append((distances.masked_fill(best == torch.inf, torch.inf), nearest))
+    distances, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
+    return distances, indices
 
 
-def _settle_in_threads(
-    pool: ThreadPoolExecutor,
-    bounds: Tensor,
+def _search_leaves(
     queries: Tensor,
-    half_norms: Tensor,
     index: SearchIndex,
+    leaves: Leaves,
+    query_owners: Tensor,
+    bank_owners: Tensor,
     distances: Tensor,
     indices: Tensor,
 ) -> None:
-    slack = 2 * _SLACK * (half_norms + index.half_norms.max())
-    edges = torch.linspace(0, len(queries), torch.get_num_threads() + 1).long().tolist()
-    shared = half_bits(index.points)
-    rows = [each.numpy() for each in (bounds, queries, slack - half_norms, distances, indices)]
-    parts = [pool.submit(_settle, shared, *(each[low:high] for each in rows)) for low, high in pairwise(edges)]
-    for part in parts:
-        part.result()
+    centred = queries - index.mean
+    _settle(
+        half_bits(index.points),
+        leaves.members,
+        leaves.short,
+        leaves.long,
+        leaves.centres,
+        leaves.radii,
+        bank_owners.long().numpy(),
+        queries.numpy(),
+        *_descriptions(centred, leaves.axes),
+        (_ROUNDING * (centred.square().sum(dim=1) + leaves.largest)).numpy(),
+        query_owners.long().numpy(),
+        distances.numpy(),
+        indices.numpy(),
+    )
 
 
 @compiled
-def _settle(points, bounds, queries, allowance, distances, indices):  # type: ignore[no-untyped-def]
-    """Write the distances and indices of the nearest points, looking only where `bounds` (Q, M) allow a nearer one.
-
-    A bound is half a squared distance at most, less half the query's squared norm; `allowance` is the latter's
-    negative, and what rounding may do.
-    """
-    count, size = bounds.shape
-    chunks = (size + _CHUNK - 1) // _CHUNK
-    lowest = np.empty(chunks, np.float32)
-    for i in range(count):
-        first = 0
-        for c in range(chunks):
-            least = np.float32(np.inf)
-            for j in range(c * _CHUNK, min(size, (c + 1) * _CHUNK)):
-                least = min(least, bounds[i, j])
-            lowest[c] = least
-            if least < lowest[first]:
-                first = c
-        best = first * _CHUNK
-        for j in range(best, min(size, best + _CHUNK)):
-            if bounds[i, j] < bounds[i, best]:
-                best = j
-        if bounds[i, best] == np.inf:
-            distances[i], indices[i] = np.inf, best
-            continue
-        squared = squared_distance_to_half(points[best], queries[i])
-        limit = squared / 2 + allowance[i]
-        for c in range(chunks):
-            if lowest[c] <= limit:
-                for j in range(c * _CHUNK, min(size, (c + 1) * _CHUNK)):
-                    if bounds[i, j] <= limit:
-                        distance = squared_distance_to_half(points[j], queries[i])
-                        if distance < squared or (distance == squared and j < best):
-                            squared, best = distance, j
-                            limit = squared / 2 + allowance[i]
-        distances[i], indices[i] = np.sqrt(squared), best
+def _settle(  # type: ignore[no-untyped-def]
+    bits,
+    members,
+    short,
+    long,
+    centres,
+    radii,
+    bank_owners,
+    queries,
+    query_short,
+    query_long,
+    rounding,
+    query_owners,
+    distances,
+    indices,
+):
+    """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike."""
+    leaves, coordinates = short.shape[0], short.shape[1]
+    bounds, partial, full = np.empty(leaves, np.float32), np.empty(_LEAF, np.float32), np.empty(_LEAF, np.float32)
+    for i in range(len(queries)):
+        bounds[:] = 0
+        for j in range(coordinates):
+            for leaf in range(leaves):
+                bounds[leaf] += (centres[j, leaf] - query_short[i, j]) ** 2
+        for leaf in range(leaves):
+            bounds[leaf] = max(np.float32(0), np.sqrt(bounds[leaf]) - radii[leaf]) ** 2
+        nearest, least = np.int64(-1), np.float32(np.inf)  # and its squared distance
+        limit = least  # no bound above it can be of a nearer one
+        for turn in range(_BEST_FIRST + leaves):
+            leaf = turn - _BEST_FIRST
+            if leaf < 0:
+                leaf = 0
+                for other in range(leaves):
+                    if bounds[other] < bounds[leaf]:
+                        leaf = other
+            if bounds[leaf] > limit or bounds[leaf] == np.inf:
+                continue
+            bounds[leaf] = np.inf  # not again
+            partial[:] = 0
+            for j in range(coordinates - 1):
+                for p in range(_LEAF):
+                    partial[p] += (short[leaf, j, p] - query_short[i, j]) ** 2
+            lowest = np.float32(np.inf)
+            for p in range(_LEAF):
+                full[p] = partial[p] + (short[leaf, coordinates - 1, p] - query_short[i, coordinates - 1]) ** 2
+                lowest = min(lowest, full[p])
+            if lowest > limit:
+                continue
+            if nearest < 0:  # begin with the likeliest, and most of the others are not looked at
+                likeliest = -1
+                for p in range(_LEAF):
+                    point = members[leaf, p]
+                    allowed = point >= 0 and bank_owners[point] != query_owners[i]
+                    if allowed and (likeliest < 0 or full[p] < full[likeliest]):
+                        likeliest = p
+                if likeliest < 0:
+                    continue
+                nearest = members[leaf, likeliest]
+                least = squared_distance_to_half(bits[nearest], queries[i])
+                limit = (least + rounding[i]) * (1 + _SLACK)
+            for p in range(_LEAF):
+                point = members[leaf, p]
+                if full[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
+                    continue
+                if partial[p] + squared_distance(long[leaf, p], query_long[i]) > limit:
+                    continue
+                squared = squared_distance_to_half(bits[point], queries[i])
+                if squared < least or (squared == least and point < nearest):
+                    nearest, least = point, squared
+                    limit = (least + rounding[i]) * (1 + _SLACK)
+        distances[i], indices[i] = np.sqrt(least), max(nearest, 0)
