@@ -26,7 +26,7 @@ from softpatch.detector import PatchDetector
 from softpatch.features.backbone import Backbone, load_backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.neighbours import nearest_neighbours
-from softpatch.memory.projection import random_projection
+from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
 from softpatch.scoring.anomaly_map import anomaly_maps
 
@@ -87,7 +87,7 @@ def weighted_scores(
     detector = PatchDetector.fit(training, with_raw_weights)
     limit = torch.inf
     if "clipped" in rules:
-        projected = training @ random_projection(training.shape[2], settings.projected_dim, settings.seed)
+        projected = project(training, settings.projected_dim, settings.seed)
         limit = float(judge_patches(projected, replace(settings, weight_rule="clipped")).weights.max())
     banks = [detector.classification]
     if detector.segmentation is not detector.classification:
