@@ -98,12 +98,17 @@ def table(rows: list[dict]) -> str:
             cells = [cell([row for row in here if row["backbone"] == name], spread) for name in backbones]
             lines.append(f"| {dataset} | {ratio:.0%} | " + " | ".join(cells) + " |")
         held = [{(row["dataset"], row["noise_ratio"]) for row in mine if row["backbone"] == name} for name in backbones]
-        fair = [row for row in mine if (row["dataset"], row["noise_ratio"]) in set.intersection(*held)]
-        averages = [
-            cell([row for row in fair if row["backbone"] == name], lambda v: f"{mean(v):.3f}") for name in backbones
-        ]
+        fair = sorted(set.intersection(*held))
+        averages = [cell(cell_means([row for row in mine if row["backbone"] == name], fair), lambda v: f"{mean(v):.3f}")
+                    for name in backbones]  # fmt: skip
         lines.append("| mean of what all have | | " + " | ".join(averages) + " |")
     return "\n".join(lines)
+
+
+def cell_means(rows: list[dict], places: list[tuple[str, float]]) -> list[dict]:
+    """The mean over seeds of each place, a dataset and noise ratio, so that places count alike."""
+    by_place = [[row for row in rows if (row["dataset"], row["noise_ratio"]) == place] for place in places]
+    return [{name: mean(row[name] for row in place) for name in ("image_auroc", "pixel_auroc")} for place in by_place]
 
 
 def cell(rows: list[dict], say) -> str:
