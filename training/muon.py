@@ -1,8 +1,8 @@
 """Muon, an optimiser for weights that are matrices: every update is brought near to an orthogonal matrix.
 
-All directions of a weight then move at the same pace, and the student learns in fewer than half the steps that AdamW
-takes. torch has it for two-dimensional weights only; kernels of convolutions are taken here as matrices of one row per
-filter. Source: K. Jordan and others, https://kellerjordan.github.io/posts/muon (2024).
+All directions of a weight then move at the same pace, and the student learns in half the steps that AdamW takes. torch
+has it for two-dimensional weights only; kernels of convolutions are taken here as matrices of one row per filter.
+Source: K. Jordan and others, https://kellerjordan.github.io/posts/muon (2024).
 """
 
 from collections.abc import Iterable

@@ -13,6 +13,7 @@ from softpatch.memory.bounds import (
     half_bits,
     leading_coordinates,
     principal_axes,
+    sample_of,
     squared_distance,
     squared_distance_to_half,
     widened,
@@ -21,7 +22,6 @@ from softpatch.progress import Progress, silent
 
 _HEAD = 16  # leading principal coordinates that decide most comparisons
 _BLOCK = 65536  # points that are widened at once
-_SAMPLE = 4096  # points that axes are computed from: any axes are right, these are good
 _REPORT_EVERY = 1024
 _SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
 _ROUNDING = 1e-8  # of the largest squared norm: far more than the rounding of a squared distance of coordinates
@@ -61,7 +61,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     del centre_of
     places = kept[torch.from_numpy(order)]
     head, rest = torch.empty(len(kept), min(_HEAD, points.shape[1])), torch.empty(len(kept))
-    axes = principal_axes(points[places[:: -(-len(places) // _SAMPLE)]], mean, _HEAD)
+    axes = principal_axes(points[places[sample_of(len(places))]], mean, _HEAD)
     for start in range(0, len(kept), _BLOCK):
         part = slice(start, start + _BLOCK)
         head[part], rest[part] = leading_coordinates((points[places[part]].double() - mean).float(), axes)

@@ -20,11 +20,11 @@ from softpatch.memory.bounds import (
     half_bits,
     leading_coordinates,
     principal_axes,
+    sample_of,
     squared_distance,
     squared_distance_to_half,
 )
 
-_SAMPLE = 4096  # bank patches that axes are computed from: any axes are right, these are good
 _LEAF = 64  # patches, a vector of which is compared at once
 _SHORT = 16  # leading coordinates that decide most comparisons
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
@@ -69,7 +69,7 @@ def search_index(points: Tensor) -> SearchIndex:
     mean = points.double().mean(dim=0).float()
     if points.device.type != "cpu":
         return SearchIndex(points, mean, None)
-    axes = principal_axes(points[:: -(-len(points) // _SAMPLE)], mean, max(_SHORT, points.shape[1] // 8))
+    axes = principal_axes(points[sample_of(len(points))], mean, max(_SHORT, points.shape[1] // 8))
     centred = points.float() - mean
     short, long = _descriptions(centred, axes)
     groups = list(_split(short))
