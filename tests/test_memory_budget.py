@@ -9,9 +9,10 @@ from conftest import tiny_softpatch
 from softpatch import memory_budget
 from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.errors import InputError
-from softpatch.memory_budget import embedding_store
+from softpatch.memory_budget import embedding_store, fit_memory
 
 CPU = torch.device("cpu")
+THOUSAND = fit_memory(1000, 784, 128, Settings())
 
 
 @pytest.mark.parametrize(
@@ -30,24 +31,32 @@ def test_what_is_no_size(text: str) -> None:
 
 def test_what_fits_is_in_memory_and_what_does_not_is_on_disk(tmp_path: Path) -> None:
     for budget, files in (("4GB", []), ("1.65GB", [tmp_path / "embeddings"])):
-        store = embedding_store(1000, 784, 128, Settings(), budget, tmp_path, CPU)
+        store = embedding_store(THOUSAND, budget, tmp_path, CPU)
         assert (store.shape, store.dtype) == ((1000, 784, 128), torch.float16)
         assert list(tmp_path.iterdir()) == files
         store[-1] = 3  # room to the end
         assert (store[-1] == 3).all()
 
 
-def test_only_projected_embeddings_are_stored(tmp_path: Path) -> None:
-    assert embedding_store(10, 16, 1024, Settings(projected_dim=32), "4GB", tmp_path, CPU).shape == (10, 16, 32)
+def test_only_projected_embeddings_are_stored() -> None:
+    assert fit_memory(10, 16, 1024, Settings(projected_dim=32)).shape == (10, 16, 32)
+
+
+def test_too_little_is_said_before_any_image_is_read(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"needs about 1\.5 GB of memory, more than --memory-budget 1MB"):
+        tiny_softpatch(memory_budget="1MB", preset="patchcore").fit(paths)
 
 
 def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"learning from 100,000 images needs about 11\.\d GB .* --memory-budget 4GB"):
-        embedding_store(100_000, 784, 128, Settings(), "4GB", tmp_path, CPU)
+        embedding_store(fit_memory(100_000, 784, 128, Settings()), "4GB", tmp_path, CPU)
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(memory_budget.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"needs 0\.2 GB of disk in .*, where 0\.0 GB are free"):
-        embedding_store(1000, 784, 128, Settings(), "1.65GB", tmp_path, CPU)
+        embedding_store(THOUSAND, "1.65GB", tmp_path, CPU)
 
 
 def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

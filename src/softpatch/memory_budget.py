@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -15,34 +17,49 @@ _GROUP = 600_000_000  # distances of a group of positions
 _PER_PATCH = 130  # bytes of the coreset and of the noise scores
 
 
-def embedding_store(
-    count: int,
-    positions: int,
-    dim: int,
-    settings: Settings,
-    budget: str,
-    folder: Path,
-    device: torch.device,
-) -> Tensor:
-    """Room for projected embeddings (count, positions, d) float16 of images whose full embeddings are of size `dim`.
+@dataclass(frozen=True)
+class FitMemory:
+    """What a fit holds: projected embeddings of a `shape` (N, P, d), float16, which may lie on disk; and the `rest`.
 
-    It is on the `device` where that is a GPU with room for what follows; else in memory where that fits in the
-    `budget` of the whole process, such as "4GB"; else a file in `folder`.
-    Raises `InputError` where even then a fit would not fit, or the disk is too full.
+    `rest` is in bytes, of the whole process; `beside` are the bytes that a GPU holds beside the embeddings.
     """
-    shape = (count, positions, min(dim, settings.projected_dim))
-    patches, size = count * positions, 2 * count * positions * shape[2]
+
+    shape: tuple[int, int, int]
+    rest: int
+    beside: int
+
+    @property
+    def embeddings(self) -> int:
+        """Bytes of the projected embeddings."""
+        return 2 * prod(self.shape)
+
+
+def fit_memory(count: int, positions: int, dim: int, settings: Settings) -> FitMemory:
+    """What a fit of `count` images needs, whose patch embeddings are (positions, dim) each."""
+    patches = count * positions
     bank = min(settings.max_bank_size, settings.coreset_ratio * patches)
-    if device.type == "cuda" and 4 * size + _PER_PATCH * patches + _GROUP < torch.cuda.mem_get_info(device)[0]:
-        return torch.empty(shape, dtype=torch.float16, device=device)  # the coreset needs them as float32, too
+    shape = (count, positions, min(dim, settings.projected_dim))
     rest = _BASE + max(_GROUP, _PER_PATCH * patches) + round(2 * dim * (2 * bank + 100 * positions))
-    allowed = parse_bytes(budget)
-    if rest + size <= allowed:
-        return torch.empty(shape, dtype=torch.float16)
-    if rest > allowed:
+    # the coreset needs the embeddings as float32, too
+    return FitMemory(shape, rest, 4 * prod(shape) + _PER_PATCH * patches + _GROUP)
+
+
+def embedding_store(need: FitMemory, budget: str, folder: Path, device: torch.device) -> Tensor:
+    """Room for the projected embeddings (N, P, d) float16.
+
+    It is on the `device` where that is a GPU with room for all; else in memory where that fits in the `budget` of the
+    whole process, such as "4GB"; else a file in `folder`. Raises `InputError` where even then a fit would not fit, or
+    the disk is too full.
+    """
+    if device.type == "cuda" and need.embeddings + need.beside < torch.cuda.mem_get_info(device)[0]:
+        return torch.empty(need.shape, dtype=torch.float16, device=device)
+    count, size, allowed = need.shape[0], need.embeddings, parse_bytes(budget)
+    if need.rest + size <= allowed:
+        return torch.empty(need.shape, dtype=torch.float16)
+    if need.rest > allowed:
         raise InputError(
-            f"learning from {count:,} images needs about {rest / 1e9:.1f} GB of memory, more than --memory-budget "
-            f"{budget}; allow more, or give fewer images or a smaller --crop"
+            f"learning from {count:,} images needs about {need.rest / 1e9:.1f} GB of memory, more than "
+            f"--memory-budget {budget}; allow more, or give fewer images or a smaller --crop"
         )
     free = shutil.disk_usage(folder).free
     if size > free:
@@ -55,4 +72,4 @@ def embedding_store(
         if hasattr(os, "posix_fallocate"):  # a disk that fills up later would kill the process
             os.posix_fallocate(file.fileno(), 0, size)
         file.truncate(size)
-    return torch.from_file(str(path), shared=True, size=size // 2, dtype=torch.float16).view(shape)
+    return torch.from_file(str(path), shared=True, size=size // 2, dtype=torch.float16).view(need.shape)

@@ -7,6 +7,7 @@ that were chosen.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.features.backbone import Backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.projection import project
-from softpatch.memory_budget import embedding_store
+from softpatch.memory_budget import embedding_store, fit_memory
 from softpatch.progress import Progress
 
 
@@ -45,21 +46,20 @@ def first_pass(
 ) -> Seen:
     """Look at every image; one that cannot be read goes to `on_skip`, or raises `ImageError` without it.
 
-    What does not fit in the memory budget is kept in `folder`.
+    What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before any image is read, where
+    even that is not enough.
     """
+    maps = backbone.feature_maps(torch.full((1, 3, settings.crop, settings.crop), 0.5))  # tells their shapes
+    rows, columns = max((layer.shape[2:] for layer in maps), key=prod)
+    dim = patch_embeddings(maps, settings.embedding_dim).shape[2]
+    need = fit_memory(len(refs), rows * columns, dim, settings)
+    projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: list[ImageRef] = []
-    projected, grid, dim = torch.empty(0, 0, 0), (0, 0), 0
-    for batch, embeddings, grid in _embedded(refs, backbone, settings, runtime, on_skip):  # noqa: B007
-        patches = project(embeddings, settings.projected_dim, settings.seed)
-        if not usable:
-            positions, dim = embeddings.shape[1:]
-            projected = embedding_store(
-                len(refs), positions, dim, settings, runtime.memory_budget, folder, backbone.device
-            )
-        projected[len(usable) : len(usable) + len(batch)] = patches
+    for batch, embeddings in _embedded(refs, backbone, settings, runtime, on_skip):
+        projected[len(usable) : len(usable) + len(batch)] = project(embeddings, settings.projected_dim, settings.seed)
         usable += batch
         progress("patch embeddings", len(usable), len(refs))
-    return Seen(usable, projected[: len(usable)], grid, dim)
+    return Seen(usable, projected[: len(usable)], (rows, columns), dim)
 
 
 def full_embeddings(
@@ -72,7 +72,7 @@ def full_embeddings(
     positions, done, found = seen.projected.shape[1], 0, []
     if seen.projected.shape[2] == seen.dim:
         return seen.projected.flatten(0, 1)[needed]
-    for batch, embeddings, _ in _embedded(seen.refs, backbone, settings, runtime, None):
+    for batch, embeddings in _embedded(seen.refs, backbone, settings, runtime, None):
         bounds = torch.tensor([done, done + len(batch)]) * positions
         first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
         chosen = (needed[first:after] - done * positions).to(embeddings.device)
@@ -88,12 +88,10 @@ def _embedded(
     settings: Settings,
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
-) -> Iterator[tuple[list[ImageRef], Tensor, tuple[int, int]]]:
-    """Batch by batch: images, their patch embeddings (B, P, D) float16, and the patch grid (H, W)."""
+) -> Iterator[tuple[list[ImageRef], Tensor]]:
+    """Batch by batch: images, and their patch embeddings (B, P, D) float16."""
     framing = Framing(settings.resize, settings.crop)
     for batch, _, images in read_in_batches(
         refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip
     ):
-        maps = backbone.feature_maps(images)
-        finest = max(maps, key=lambda layer: layer.shape[2] * layer.shape[3])
-        yield list(batch), patch_embeddings(maps, settings.embedding_dim), (finest.shape[2], finest.shape[3])
+        yield list(batch), patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
