@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from copy import deepcopy
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -179,6 +181,15 @@ def test_features_of_an_image_do_not_depend_on_its_batch(name: str) -> None:
         alone = backbone.feature_maps(images[number : number + 1])
         for ours, theirs in zip(alone, together, strict=True):
             assert_close(ours[0], theirs[number], rtol=1e-5, atol=1e-5 * float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["builtin-v1", "resnet18"])
+def test_half_precision_gives_nearly_the_same_features(name: str) -> None:
+    single = load_backbone(name, weights="random")
+    half = replace(single, dtype=torch.float16, network=deepcopy(single.network).half())  # as on a GPU
+    for one, other in zip(single.feature_maps(drawn_images(2)), half.feature_maps(drawn_images(2)), strict=True):
+        assert other.dtype == torch.float16
+        assert_close(other.float(), one, rtol=0, atol=0.01 * float(one.abs().max()))
 
 
 def test_vision_transformer() -> None:

@@ -21,8 +21,9 @@ from softpatch.config import Runtime, Settings
 from softpatch.detector import Detector, PatchDetector
 from softpatch.errors import InputError, ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
-from softpatch.features.embedding import LARGEST, patch_embeddings
+from softpatch.features.embedding import LARGEST
 from softpatch.memory.bank import MemoryBank
+from softpatch.passes import embedding_shape
 from softpatch.progress import Progress, silent
 
 FORMAT_VERSION = 1
@@ -112,8 +113,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
             f"(digest {backbone.digest[:12]}); give the same ones with --weights FILE"
         )
     banks = PatchDetector(classification, segmentation).to(device)
-    blank = backbone.feature_maps(torch.zeros(1, 3, settings.crop, settings.crop))
-    if patch_embeddings(blank, settings.embedding_dim).shape[1:] != (rows * columns, classification.patches.shape[1]):
+    if embedding_shape(backbone, settings) != ((rows, columns), classification.patches.shape[1]):
         raise ModelFileError(f"{path} holds a bank or a grid that does not belong to its backbone {name!r}; fit anew")
     return Detector(settings, runtime, backbone, banks, (rows, columns), threshold, map_threshold, training_images)
 

@@ -23,6 +23,13 @@ from softpatch.memory_budget import embedding_store, fit_memory
 from softpatch.progress import Progress
 
 
+def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, int], int]:
+    """The patch grid (H, W) and the embedding size D that a backbone gives: found by showing it a grey image."""
+    maps = backbone.feature_maps(torch.full((1, 3, settings.crop, settings.crop), 0.5))
+    rows, columns = max((layer.shape[2:] for layer in maps), key=prod)
+    return (rows, columns), patch_embeddings(maps, settings.embedding_dim).shape[2]
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What the first pass found: the images that could be read, their `projected` embeddings (N, P, d) float16, the
@@ -49,9 +56,7 @@ def first_pass(
     What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before any image is read, where
     even that is not enough.
     """
-    maps = backbone.feature_maps(torch.full((1, 3, settings.crop, settings.crop), 0.5))  # tells their shapes
-    rows, columns = max((layer.shape[2:] for layer in maps), key=prod)
-    dim = patch_embeddings(maps, settings.embedding_dim).shape[2]
+    (rows, columns), dim = embedding_shape(backbone, settings)
     need = fit_memory(len(refs), rows * columns, dim, settings)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: list[ImageRef] = []

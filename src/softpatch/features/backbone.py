@@ -23,13 +23,15 @@ _torchvision_operators: list[torch.library.Library] = []  # kept alive: a librar
 class Backbone:
     """A network ready for inference: what it is called, which layers it gives, and whose weights it has.
 
-    `digest` identifies the weights of the layers in use (`weights_digest`), before any folding.
+    `digest` identifies the weights of the layers in use (`weights_digest`), before any folding. The network computes
+    in `dtype`: half precision on a GPU, where that is several times faster, else single.
     """
 
     name: str
     layers: tuple[str, ...]
     digest: str
     device: torch.device
+    dtype: torch.dtype
     network: nn.Module
     mean: Tensor
     std: Tensor
@@ -38,7 +40,7 @@ class Backbone:
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Run RGB images (B, 3, H, W) in [0, 1] through the network: per layer a (B, C, H', W') map on `device`."""
         images = images.to(self.device, memory_format=torch.channels_last)
-        maps: list[Tensor] = self.network((images - self.mean) / self.std)
+        maps: list[Tensor] = self.network(((images - self.mean) / self.std).to(self.dtype))
         return maps
 
 
@@ -112,10 +114,22 @@ def load_backbone(
         folded = fold_batch_norm(stages, example)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(f"backbone {name!r} cannot take {image_size} px images ({error}); change --crop") from error
-    device = torch.device(device)
-    mean, std = (torch.tensor(config[key], device=device).view(3, 1, 1) for key in ("mean", "std"))
-    network = folded.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Backbone(name, tuple(layer for _, layer in chosen), digest, device, network, mean, std)
+    mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
+    return _placed(name, tuple(layer for _, layer in chosen), digest, torch.device(device), folded, mean, std)
+
+
+def _placed(
+    name: str,
+    layers: tuple[str, ...],
+    digest: str,
+    device: torch.device,
+    network: nn.Module,
+    mean: Tensor,
+    std: Tensor,
+) -> Backbone:
+    dtype = torch.float16 if device.type == "cuda" else torch.float32
+    network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Backbone(name, layers, digest, device, dtype, network, mean.to(device), std.to(device))
 
 
 def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.device, seed: int) -> Backbone:
@@ -135,9 +149,7 @@ def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.devi
         raise WeightsError(
             f"the weights of backbone {BUILTIN!r} in {WEIGHTS_FILE} were altered; install softpatch anew"
         )
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    mean, std = (torch.tensor(value, device=device) for value in (MEAN, STD))
-    return Backbone(BUILTIN, (LAYER,), digest, device, network, mean, std)
+    return _placed(BUILTIN, (LAYER,), digest, device, network, torch.tensor(MEAN), torch.tensor(STD))
 
 
 def _create(name: str, image_size: int, seed: int) -> Any:

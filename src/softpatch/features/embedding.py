@@ -39,6 +39,7 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
     embeddings = torch.cat(layers, dim=2)
     if not embeddings.abs().max() < LARGEST:  # NaN is not
         raise InputError(
-            "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged"
+            "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged, or "
+            "half precision, used on a GPU, is not enough for it: then choose --device cpu"
         )
     return embeddings.half()
