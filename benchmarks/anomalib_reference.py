@@ -12,11 +12,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from anomalib.models.components import KCenterGreedy
-from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
+
+try:
+    import torchvision  # noqa: F401
+except RuntimeError:  # its compiled operators do not load beside a CPU-only torch, and are not needed
+    for module in [module for module in sys.modules if module.split(".")[0] == "torchvision"]:
+        del sys.modules[module]
+    operators = torch.library.Library("torchvision", "DEF")
+    operators.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    operators.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+from anomalib.models.components import KCenterGreedy
+from anomalib.models.image.patchcore.torch_model import PatchcoreModel
 
 THREADS, BATCH, PICKS = 2, 16, 500
 MEAN, STD = (torch.tensor(each)[:, None, None] for each in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))

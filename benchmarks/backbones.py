@@ -5,7 +5,8 @@
     python benchmarks/backbones.py table -o rows.jsonl
 
 `NAME=FILE` gives a backbone's weights. Rows that are already in the file are not measured again. Accuracy is that of
-SoftPatch+ and PatchCore on the same images, coreset and seeds.
+SoftPatch+ and PatchCore on the same images, coreset and seeds. `--leave-out 0.02` leaves out two per cent of the
+training images, others at every seed, and so tells how far a figure depends on which images there happen to be.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from softpatch.detector import PatchDetector
 from softpatch.features.backbone import Backbone, _import_timm, load_backbone
 
 METHODS = ("softpatch+", "patchcore")
-KEY = ("dataset", "backbone", "coreset_ratio", "noise_ratio", "seed", "method")
+KEY = ("dataset", "backbone", "coreset_ratio", "left_out", "noise_ratio", "seed", "method")
 THREADS, BATCH, SIDE, ROUNDS = 2, 16, 224, 9
 
 
@@ -64,6 +65,7 @@ def measure_accuracy(
     seeds: list[int],
     methods: list[str],
     coreset: float,
+    left_out: float,
     rows: Path,
 ) -> None:
     """Add a row per noise ratio, seed and method to `rows`."""
@@ -73,8 +75,10 @@ def measure_accuracy(
     for ratio in ratios:
         for seed in seeds:
             training = contaminated(dataset, clean, ratio, seed, backbone, base)
+            shuffled = torch.randperm(len(training), generator=torch.Generator().manual_seed(seed))
+            training = training[shuffled[round(left_out * len(training)) :].sort().values]
             for method in methods:
-                row = dict(zip(KEY, (dataset.category, name, coreset, ratio, seed, method), strict=True))
+                row = dict(zip(KEY, (dataset.category, name, coreset, left_out, ratio, seed, method), strict=True))
                 if tuple(row.values()) in done:
                     continue
                 settings = preset_settings(method, {"coreset_ratio": coreset, "seed": seed})
@@ -89,9 +93,17 @@ def table(rows: list[dict]) -> str:
     """Markdown: image / pixel AUROC per coreset ratio, method, dataset and noise ratio, a column per backbone."""
     backbones = sorted({row["backbone"] for row in rows})
     lines = []
-    for coreset, method in sorted({(row["coreset_ratio"], row["method"]) for row in rows}, reverse=True):
-        mine = [row for row in rows if (row["coreset_ratio"], row["method"]) == (coreset, method)]
-        lines += ["", f"**{method}, coreset {coreset:.0%}**", "", "| product | noise | " + " | ".join(backbones) + " |"]
+    kinds = ("method", "coreset_ratio", "left_out")
+    for kind in sorted({tuple(row[name] for name in kinds) for row in rows}, reverse=True):
+        method, coreset, left_out = kind
+        mine = [row for row in rows if tuple(row[name] for name in kinds) == kind]
+        without = f", {left_out:.0%} of the images left out" if left_out else ""
+        lines += [
+            "",
+            f"**{method}, coreset {coreset:.0%}{without}**",
+            "",
+            "| product | noise | " + " | ".join(backbones) + " |",
+        ]
         lines += ["|---|---|" + "---|" * len(backbones)]
         for dataset, ratio in sorted({(row["dataset"], row["noise_ratio"]) for row in mine}):
             here = [row for row in mine if (row["dataset"], row["noise_ratio"]) == (dataset, ratio)]
@@ -125,6 +137,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--methods", nargs="*", choices=METHODS, default=list(METHODS))
     parser.add_argument("--coreset-ratio", type=float, default=0.1)
+    parser.add_argument("--leave-out", type=float, default=0.0, help="a share of the training images")
     arguments = parser.parse_args()
     if arguments.what == "speed":
         measure_speed()
@@ -142,6 +155,7 @@ def main() -> None:
                     arguments.seeds,
                     arguments.methods,
                     arguments.coreset_ratio,
+                    arguments.leave_out,
                     arguments.output,
                 )
 
