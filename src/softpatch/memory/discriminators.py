@@ -14,6 +14,9 @@ from torch import Tensor
 
 from softpatch.errors import InputError
 
+_CACHED_BYTES = 2**22  # stay in a CPU's cache
+_GPU_BYTES = 2**28  # keep a GPU busy
+
 
 @dataclass(frozen=True)
 class NoiseSettings:
@@ -32,7 +35,7 @@ class Patches:
 
     values: Tensor
     told: NoiseSettings
-    block_bytes: int = 256 * 2**20
+    block_bytes: int = _CACHED_BYTES
 
     @cached_property
     def neighbours(self) -> tuple[Tensor, Tensor]:
@@ -135,17 +138,19 @@ def noise_scores(
     names: Sequence[str],
     settings: NoiseSettings,
     *,
-    group_bytes: int = 256 * 2**20,
+    group_bytes: int | None = None,
 ) -> Iterator[tuple[slice, dict[str, Tensor]]]:
     """Score all patches, some positions at a time: yields the slice of positions and, by name, their scores (N, B).
 
     `embeddings` are (N, P, D). As many positions are taken at once as keep one group's N x N distances within
-    `group_bytes`. Raises `InputError` for an unknown name or fewer than 2 images.
+    `group_bytes`, by default what suits the device. Raises `InputError` for an unknown name or fewer than 2 images.
     """
     check_discriminators(names)
     count, positions, _ = embeddings.shape
     if count < 2:
         raise InputError(f"noise scores compare images with each other and need at least 2, not {count}")
+    if group_bytes is None:
+        group_bytes = _CACHED_BYTES if embeddings.device.type == "cpu" else _GPU_BYTES
     step = max(1, min(positions, group_bytes // (4 * count * count)))
     for start in range(0, positions, step):
         group = slice(start, min(start + step, positions))

@@ -9,7 +9,6 @@ description does, and of these at a longer description before the patch itself.
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -27,6 +26,7 @@ from softpatch.memory.bounds import (
 
 _LEAF = 64  # patches, a vector of which is compared at once
 _SHORT = 16  # leading coordinates that decide most comparisons
+_TURN = 32  # queries that a thread settles at a time
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
 _SLACK = np.float32(1e-4)  # of a bound, and
 _ROUNDING = 1e-8  # of the squared norms: together far more than the rounding of a bound
@@ -133,25 +133,20 @@ def nearest_neighbours(
         bank_owners = torch.full((len(index.points),), -2, device=queries.device)
     if index.leaves is None:
         return _search_all(queries, index, query_owners, bank_owners)
-    distances, indices = torch.empty(len(queries)), torch.empty(len(queries), dtype=torch.int64)
-    edges = torch.linspace(0, len(queries), torch.get_num_threads() + 1).long().tolist()
+    centred, leaves = queries - index.mean, index.leaves
+    short, long = _descriptions(centred, leaves.axes)
+    rounding = (_ROUNDING * (centred.square().sum(dim=1) + leaves.largest)).numpy()
+    distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
+    layout = (leaves.members, leaves.short, leaves.long, leaves.centres, leaves.radii)
+    bank = (half_bits(index.points), *layout, bank_owners.long().numpy())
+    asked = (queries.contiguous().numpy(), short, long, rounding, query_owners.long().numpy())
+    per_query = (*asked, distances, indices)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        parts = [
-            pool.submit(
-                _search_leaves,
-                queries[low:high],
-                index,
-                index.leaves,
-                query_owners[low:high],
-                bank_owners,
-                distances[low:high],
-                indices[low:high],
-            )
-            for low, high in pairwise(edges)
-        ]
+        turns = [slice(start, start + _TURN) for start in range(0, len(queries), _TURN)]
+        parts = [pool.submit(_settle, *bank, *[array[turn] for array in per_query]) for turn in turns]
     for part in parts:
         part.result()
-    return distances, indices
+    return torch.from_numpy(distances), torch.from_numpy(indices)
 
 
 def _search_all(
@@ -169,33 +164,6 @@ def _search_all(
         found.append((distances.masked_fill(best == torch.inf, torch.inf), nearest))
     distances, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return distances, indices
-
-
-def _search_leaves(
-    queries: Tensor,
-    index: SearchIndex,
-    leaves: Leaves,
-    query_owners: Tensor,
-    bank_owners: Tensor,
-    distances: Tensor,
-    indices: Tensor,
-) -> None:
-    centred = queries - index.mean
-    _settle(
-        half_bits(index.points),
-        leaves.members,
-        leaves.short,
-        leaves.long,
-        leaves.centres,
-        leaves.radii,
-        bank_owners.long().numpy(),
-        queries.numpy(),
-        *_descriptions(centred, leaves.axes),
-        (_ROUNDING * (centred.square().sum(dim=1) + leaves.largest)).numpy(),
-        query_owners.long().numpy(),
-        distances.numpy(),
-        indices.numpy(),
-    )
 
 
 @compiled
