@@ -2,7 +2,7 @@
 
 On a CPU few distances are computed in full. The bank is laid out in leaves of patches that lie near each other, and
 every patch is described by its leading principal coordinates and the norm of what they leave (Cauchy-Schwarz). A query
-looks into the leaves whose bounding ball comes nearer than the nearest patch found so far, there at the patches whose
+looks into the leaves whose bounding box comes nearer than the nearest patch found so far, there at the patches whose
 description does, and of these at a longer description before the patch itself.
 """
 
@@ -38,8 +38,8 @@ class Leaves:
 
     `axes` (D, h) are orthonormal. `members` (L, 64) are the numbers of the patches, -1 where a leaf has no more.
     `short` (L, 17, 64) are coordinates along the first 16 axes and the norm of the rest, `long` (L, 64, h - 15) those
-    along the others, and the norm of what they leave; it is empty where there are no other axes. `centres` (17, L) and
-    `radii` (L,) are of balls around the short descriptions. `largest` is the largest squared norm. All float32, seen
+    along the others, and the norm of what they leave; it is empty where there are no other axes. `lows` and `highs`
+    (17, L) are corners of boxes around the short descriptions. `largest` is the largest squared norm. All float32, seen
     from the mean of the bank.
     """
 
@@ -47,8 +47,8 @@ class Leaves:
     members: np.ndarray
     short: np.ndarray
     long: np.ndarray
-    centres: np.ndarray
-    radii: np.ndarray
+    lows: np.ndarray
+    highs: np.ndarray
     largest: float
 
 
@@ -76,15 +76,14 @@ def search_index(points: Tensor) -> SearchIndex:
     members = np.full((len(groups), _LEAF), -1, np.int64)
     places = np.full((len(groups), short.shape[1], _LEAF), np.float32(1e18))  # infinitely far, but finite
     longer = np.zeros((len(groups), _LEAF, long.shape[1]), np.float32)
-    centres, radii = np.empty((short.shape[1], len(groups)), np.float32), np.empty(len(groups), np.float32)
+    lows, highs = (np.empty((short.shape[1], len(groups)), np.float32) for _ in range(2))
     for leaf, group in enumerate(groups):
         members[leaf, : len(group)] = group
         places[leaf, :, : len(group)] = short[group].T
         longer[leaf, : len(group)] = long[group]
-        centres[:, leaf] = short[group].mean(axis=0)
-        radii[leaf] = np.sqrt(np.square(short[group] - centres[:, leaf]).sum(axis=1).max())
+        lows[:, leaf], highs[:, leaf] = short[group].min(axis=0), short[group].max(axis=0)
     largest = float(centred.square().sum(dim=1).max())
-    return SearchIndex(points, mean, Leaves(axes, members, places, longer, centres, radii, largest))
+    return SearchIndex(points, mean, Leaves(axes, members, places, longer, lows, highs, largest))
 
 
 def _descriptions(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:
@@ -137,7 +136,7 @@ def nearest_neighbours(
     short, long = _descriptions(centred, leaves.axes)
     rounding = (_ROUNDING * (centred.square().sum(dim=1) + leaves.largest)).numpy()
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-    layout = (leaves.members, leaves.short, leaves.long, leaves.centres, leaves.radii)
+    layout = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
     bank = (half_bits(index.points), *layout, bank_owners.long().numpy())
     asked = (queries.contiguous().numpy(), short, long, rounding, query_owners.long().numpy())
     per_query = (*asked, distances, indices)
@@ -172,8 +171,8 @@ def _settle(  # type: ignore[no-untyped-def]
     members,
     short,
     long,
-    centres,
-    radii,
+    lows,
+    highs,
     bank_owners,
     queries,
     query_short,
@@ -190,9 +189,8 @@ def _settle(  # type: ignore[no-untyped-def]
         bounds[:] = 0
         for j in range(coordinates):
             for leaf in range(leaves):
-                bounds[leaf] += (centres[j, leaf] - query_short[i, j]) ** 2
-        for leaf in range(leaves):
-            bounds[leaf] = max(np.float32(0), np.sqrt(bounds[leaf]) - radii[leaf]) ** 2
+                away = max(lows[j, leaf] - query_short[i, j], query_short[i, j] - highs[j, leaf])
+                bounds[leaf] += max(np.float32(0), away) ** 2
         nearest, least = np.int64(-1), np.float32(np.inf)  # and its squared distance
         limit = least  # no bound above it can be of a nearer one
         for turn in range(_BEST_FIRST + leaves):
