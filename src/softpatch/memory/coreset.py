@@ -11,19 +11,18 @@ from torch import Tensor
 from softpatch.memory.bounds import (
     compiled,
     half_bits,
-    leading_coordinates,
     principal_axes,
     sample_of,
-    squared_distance,
     squared_distance_to_half,
     widened,
 )
+from softpatch.memory.leaves import LEAF, SHORT, lay_out
 from softpatch.progress import Progress, silent
 
-_HEAD = 16  # leading principal coordinates that decide most comparisons
 _BLOCK = 65536  # points that are widened at once
 _REPORT_EVERY = 1024
 _SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
+_UNSEEN = np.float32(1e30)  # farther than any point, squared, and finite
 _ROUNDING = 1e-8  # of the largest squared norm: far more than the rounding of a squared distance of coordinates
 
 
@@ -35,11 +34,9 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     point farthest from the picks before it, the first in `kept` where distances tie. Points that coincide are picked
     once, so there may be fewer picks than `count`.
 
-    Exact. The first √(K/8) picks are made by looking at every point. They then serve as centres of clusters, and a
-    later pick passes over a whole cluster, or a point in it, where the triangle inequality says that it cannot come
-    closer than a pick before it; the leading principal coordinates and the norm of the rest (Cauchy-Schwarz) bound
-    the distances that are left, and few are computed in full. Memory beyond the arguments: about 120 bytes for
-    every kept point.
+    Exact. A pick passes over whole leaves of points, and over points in the others, where a bound says that it cannot
+    come closer than a pick before it; few distances are computed in full. Memory beyond the arguments: about 120 bytes
+    for every kept point.
     """
     count = min(count, len(kept))
     if count == 0:
@@ -49,39 +46,17 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     blocks = torch.split(kept, _BLOCK)
     mean = torch.stack([points[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / len(kept)
     from_mean = torch.cat([(points[block].double() - mean).square().sum(dim=1).float() for block in blocks])
+    axes = principal_axes(points[kept[sample_of(len(kept))]], mean, SHORT)
+    leaves = lay_out(points, kept, mean.float(), axes)
+    layout = (half_bits(points), kept.numpy(), leaves.members, leaves.short, leaves.lows, leaves.highs)
+    squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # distances to the nearest pick
+    worst, farthest = squared.max(axis=1), np.zeros(len(squared), np.int64)  # of each leaf
+    rounding = np.float32(_ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
-    squared = np.full(len(kept), np.inf, np.float32)
-    centre_of = np.zeros(len(kept), np.int32)
-    centres = min(count, max(16, round((len(kept) / 8) ** 0.5)))
-    bits = half_bits(points)
-    pick = _pick_looking_at_all(bits, kept.numpy(), int(from_mean.argmin()), picks[:centres], squared, centre_of)
-
-    order = np.argsort(centre_of, kind="stable")  # points of a cluster side by side
-    starts = np.searchsorted(centre_of[order], np.arange(centres + 1))
-    del centre_of
-    places = kept[torch.from_numpy(order)]
-    head, rest = torch.empty(len(kept), min(_HEAD, points.shape[1])), torch.empty(len(kept))
-    axes = principal_axes(points[places[sample_of(len(places))]], mean, _HEAD)
-    for start in range(0, len(kept), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        head[part], rest[part] = leading_coordinates((points[places[part]].double() - mean).float(), axes)
-    squared = squared[order]
-    clusters = (
-        bits,
-        places.numpy(),
-        head.numpy(),
-        rest.numpy(),
-        order,
-        starts,
-        points[kept[picks[:centres]]].float().numpy(),
-        np.sqrt(squared),
-        squared,
-        np.float32(_ROUNDING * float(from_mean.max())),
-    )
-    place = int(np.flatnonzero(order == pick)[0])
-    for done in range(centres, count, _REPORT_EVERY):
+    cell = int(np.flatnonzero(leaves.members.ravel() == int(from_mean.argmin()))[0])
+    for done in range(0, count, _REPORT_EVERY):
         progress("coreset", done, count)
-        place = _pick_in_clusters(*clusters, place, picks[done : done + _REPORT_EVERY])
+        cell = _pick(*layout, squared, worst, farthest, rounding, cell, picks[done : done + _REPORT_EVERY])
     progress("coreset", count, count)
     _, first = np.unique(picks, return_index=True)  # the lowest index comes again once nothing is left to cover
     return kept[picks[np.sort(first)]]
@@ -105,62 +80,50 @@ def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress:
 
 
 @compiled
-def _widened_row(bits):  # type: ignore[no-untyped-def]
-    row = np.empty(len(bits), np.float32)
-    for j in range(len(bits)):
-        row[j] = widened(np.uint32(bits[j]))
-    return row
-
-
-@compiled
-def _pick_looking_at_all(bits, kept, pick, picks, squared, centre_of):  # type: ignore[no-untyped-def]
-    """Fill `picks`, beginning with `pick`; keep squared distances (K,) and nearest picks (K,); return the next pick."""
-    for done in range(len(picks)):
-        picks[done] = pick
-        centre = _widened_row(bits[kept[pick]])
-        farthest = 0
-        for i in range(len(kept)):
-            distance = squared_distance_to_half(bits[kept[i]], centre)
-            if distance < squared[i]:
-                squared[i] = distance
-                centre_of[i] = done
-            if squared[i] > squared[farthest]:
-                farthest = i
-        pick = farthest
-    return pick
-
-
-@compiled
-def _pick_in_clusters(  # type: ignore[no-untyped-def]
-    bits, places, head, rest, order, starts, centres, to_centre, squared, rounding, place, picks
+def _pick(  # type: ignore[no-untyped-def]
+    bits, kept, members, short, lows, highs, squared, worst, farthest, rounding, cell, picks
 ):
-    """Fill `picks` with points' first numbers, beginning at `place`; lower `squared`; return the next place."""
-    clusters = len(centres)
-    # a pick farther than this from the centre changes nothing in the cluster
-    reach = np.full(clusters, np.inf, np.float32)
-    farthest = np.zeros(clusters, np.int64)
+    """Fill `picks`, beginning with the point in `cell`, counted through all leaves; return the next cell.
+
+    Lowers `squared` (L, 64), and tells in `worst` and `farthest` (L,) its largest value in each leaf and where that is.
+    """
+    leaves, coordinates = short.shape[0], short.shape[1]
+    bounds, full = np.empty(leaves, np.float32), np.empty(LEAF, np.float32)
+    pick = np.empty(bits.shape[1], np.float32)
     for done in range(len(picks)):
-        picks[done] = order[place]
-        pick, pick_head, pick_rest = _widened_row(bits[places[place]]), head[place].copy(), rest[place]
-        best = -1
-        for c in range(clusters):
-            if starts[c] == starts[c + 1]:
-                continue
-            away = np.sqrt(squared_distance(centres[c], pick))
-            if away * (1 - _SLACK) < reach[c]:
-                reach[c] = 0
-                farthest[c] = starts[c]
-                for i in range(starts[c], starts[c + 1]):
-                    triangle = max(np.float32(0), abs(away - to_centre[i]) - _SLACK * away)
-                    if triangle * triangle < squared[i]:
-                        bound = (rest[i] - pick_rest) ** 2 + squared_distance(head[i], pick_head)
-                        if bound * (1 - _SLACK) - rounding < squared[i]:
-                            squared[i] = min(squared[i], squared_distance_to_half(bits[places[i]], pick))
-                    reach[c] = max(reach[c], np.sqrt(squared[i]) + to_centre[i])
-                    if squared[i] > squared[farthest[c]]:
-                        farthest[c] = i
-            f = farthest[c]
-            if best < 0 or squared[f] > squared[best] or (squared[f] == squared[best] and order[f] < order[best]):
-                best = f
-        place = best
-    return place
+        picks[done] = members[cell // LEAF, cell % LEAF]
+        row, description = bits[kept[picks[done]]], short[cell // LEAF, :, cell % LEAF].copy()
+        for j in range(len(pick)):
+            pick[j] = widened(np.uint32(row[j]))
+        bounds[:] = 0
+        for j in range(coordinates):
+            for leaf in range(leaves):
+                away = max(lows[j, leaf] - description[j], description[j] - highs[j, leaf])
+                bounds[leaf] += max(np.float32(0), away) ** 2
+        best = 0
+        for leaf in range(leaves):
+            if bounds[leaf] * (1 - _SLACK) - rounding < worst[leaf]:
+                full[:] = 0
+                for j in range(coordinates):
+                    for p in range(LEAF):
+                        full[p] += (short[leaf, j, p] - description[j]) ** 2
+                lowest = np.float32(np.inf)
+                for p in range(LEAF):
+                    lowest = min(lowest, full[p] * (1 - _SLACK) - squared[leaf, p])
+                if lowest < rounding:
+                    for p in range(LEAF):
+                        if full[p] * (1 - _SLACK) - squared[leaf, p] < rounding:
+                            distance = squared_distance_to_half(bits[kept[members[leaf, p]]], pick)
+                            squared[leaf, p] = min(squared[leaf, p], distance)
+                    if squared[leaf, farthest[leaf]] < worst[leaf]:
+                        far = 0
+                        for p in range(1, LEAF):
+                            more = squared[leaf, p] - squared[leaf, far]
+                            if more > 0 or (more == 0 and members[leaf, p] < members[leaf, far]):
+                                far = p
+                        worst[leaf], farthest[leaf] = squared[leaf, far], far
+            more = worst[leaf] - worst[best]
+            if more > 0 or (more == 0 and members[leaf, farthest[leaf]] < members[best, farthest[best]]):
+                best = leaf
+        cell = best * LEAF + farthest[best]
+    return cell

@@ -6,7 +6,6 @@ looks into the leaves whose bounding box comes nearer than the nearest patch fou
 description does, and of these at a longer description before the patch itself.
 """
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,15 +16,13 @@ from torch import Tensor
 from softpatch.memory.bounds import (
     compiled,
     half_bits,
-    leading_coordinates,
     principal_axes,
     sample_of,
     squared_distance,
     squared_distance_to_half,
 )
+from softpatch.memory.leaves import LEAF, SHORT, Leaves, describe, lay_out
 
-_LEAF = 64  # patches, a vector of which is compared at once
-_SHORT = 16  # leading coordinates that decide most comparisons
 _TURN = 32  # queries that a thread settles at a time
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
 _SLACK = np.float32(1e-4)  # of a bound, and
@@ -33,32 +30,25 @@ _ROUNDING = 1e-8  # of the squared norms: together far more than the rounding of
 
 
 @dataclass(frozen=True, eq=False)
-class Leaves:
-    """The layout of a bank (M, D) in L leaves of at most 64 patches.
+class Layout:
+    """A bank in `leaves`: `axes` (D, h), `long` descriptions (L, 64, h - 15), and the `largest` squared norm.
 
-    `axes` (D, h) are orthonormal. `members` (L, 64) are the numbers of the patches, -1 where a leaf has no more.
-    `short` (L, 17, 64) are coordinates along the first 16 axes and the norm of the rest, `long` (L, 64, h - 15) those
-    along the others, and the norm of what they leave; it is empty where there are no other axes. `lows` and `highs`
-    (17, L) are corners of boxes around the short descriptions. `largest` is the largest squared norm. All float32, seen
-    from the mean of the bank.
+    `long` is empty where there are no axes but those of the short descriptions. All is seen from the bank's mean.
     """
 
     axes: Tensor
-    members: np.ndarray
-    short: np.ndarray
+    leaves: Leaves
     long: np.ndarray
-    lows: np.ndarray
-    highs: np.ndarray
     largest: float
 
 
 @dataclass(frozen=True, eq=False)
 class SearchIndex:
-    """A bank (M, D) float16, prepared to be searched: `mean` (D,) is that of the `points`."""
+    """A bank (M, D) float16, prepared to be searched: `mean` (D,) is that of the `points`, `layout` None on a GPU."""
 
     points: Tensor
     mean: Tensor
-    leaves: Leaves | None
+    layout: Layout | None
 
 
 def search_index(points: Tensor) -> SearchIndex:
@@ -69,47 +59,17 @@ def search_index(points: Tensor) -> SearchIndex:
     mean = points.double().mean(dim=0).float()
     if points.device.type != "cpu":
         return SearchIndex(points, mean, None)
-    axes = principal_axes(points[sample_of(len(points))], mean, max(_SHORT, points.shape[1] // 8))
+    axes = principal_axes(points[sample_of(len(points))], mean, max(SHORT, points.shape[1] // 8))
+    leaves = lay_out(points, torch.arange(len(points)), mean, axes)
     centred = points.float() - mean
-    short, long = _descriptions(centred, axes)
-    groups = list(_split(short))
-    members = np.full((len(groups), _LEAF), -1, np.int64)
-    places = np.full((len(groups), short.shape[1], _LEAF), np.float32(1e18))  # infinitely far, but finite
-    longer = np.zeros((len(groups), _LEAF, long.shape[1]), np.float32)
-    lows, highs = (np.empty((short.shape[1], len(groups)), np.float32) for _ in range(2))
-    for leaf, group in enumerate(groups):
-        members[leaf, : len(group)] = group
-        places[leaf, :, : len(group)] = short[group].T
-        longer[leaf, : len(group)] = long[group]
-        lows[:, leaf], highs[:, leaf] = short[group].min(axis=0), short[group].max(axis=0)
+    _, long = _descriptions(centred, axes)
     largest = float(centred.square().sum(dim=1).max())
-    return SearchIndex(points, mean, Leaves(axes, members, places, longer, lows, highs, largest))
+    return SearchIndex(points, mean, Layout(axes, leaves, long[leaves.members.clip(0)], largest))
 
 
 def _descriptions(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The short and the long descriptions of points (n, D) seen from the mean: see `Leaves`."""
-    leading, rest = leading_coordinates(centred, axes)
-    long = torch.cat([leading[:, _SHORT:], rest[:, None]], dim=1)
-    short = torch.cat([leading[:, :_SHORT], torch.linalg.vector_norm(long, dim=1, keepdim=True)], dim=1)
-    has_more = axes.shape[1] > _SHORT
-    return short.numpy(), long.contiguous().numpy() if has_more else np.empty((len(long), 0), np.float32)
-
-
-def _split(points: np.ndarray) -> Iterator[np.ndarray]:
-    """Halve points (M, k) along the coordinate that varies most, again and again, into groups of at most 64 numbers.
-
-    All groups but the last are full.
-    """
-    waiting = [np.arange(len(points))]
-    while waiting:
-        group = waiting.pop()
-        if len(group) <= _LEAF:
-            yield np.sort(group)
-            continue
-        values = points[group]
-        order = group[np.argsort(values[:, values.var(axis=0).argmax()], kind="stable")]
-        half = -(-len(group) // (2 * _LEAF)) * _LEAF
-        waiting += [order[half:], order[:half]]
+    short, long = describe(centred, axes)
+    return short, long if axes.shape[1] > SHORT else np.empty((len(long), 0), np.float32)
 
 
 def nearest_neighbours(
@@ -130,14 +90,15 @@ def nearest_neighbours(
     if query_owners is None or bank_owners is None:
         query_owners = torch.full((len(queries),), -1, device=queries.device)
         bank_owners = torch.full((len(index.points),), -2, device=queries.device)
-    if index.leaves is None:
+    layout = index.layout
+    if layout is None:
         return _search_all(queries, index, query_owners, bank_owners)
-    centred, leaves = queries - index.mean, index.leaves
-    short, long = _descriptions(centred, leaves.axes)
-    rounding = (_ROUNDING * (centred.square().sum(dim=1) + leaves.largest)).numpy()
+    centred, leaves = queries - index.mean, layout.leaves
+    short, long = _descriptions(centred, layout.axes)
+    rounding = (_ROUNDING * (centred.square().sum(dim=1) + layout.largest)).numpy()
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-    layout = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
-    bank = (half_bits(index.points), *layout, bank_owners.long().numpy())
+    laid_out = (leaves.members, leaves.short, layout.long, leaves.lows, leaves.highs)
+    bank = (half_bits(index.points), *laid_out, bank_owners.long().numpy())
     asked = (queries.contiguous().numpy(), short, long, rounding, query_owners.long().numpy())
     per_query = (*asked, distances, indices)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
@@ -182,9 +143,9 @@ def _settle(  # type: ignore[no-untyped-def]
     distances,
     indices,
 ):
-    """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike."""
+    """Write the distances and indices of the nearest points: arrays as in `Layout`, and of the queries alike."""
     leaves, coordinates = short.shape[0], short.shape[1]
-    bounds, partial, full = np.empty(leaves, np.float32), np.empty(_LEAF, np.float32), np.empty(_LEAF, np.float32)
+    bounds, partial, full = np.empty(leaves, np.float32), np.empty(LEAF, np.float32), np.empty(LEAF, np.float32)
     for i in range(len(queries)):
         bounds[:] = 0
         for j in range(coordinates):
@@ -205,17 +166,17 @@ def _settle(  # type: ignore[no-untyped-def]
             bounds[leaf] = np.inf  # not again
             partial[:] = 0
             for j in range(coordinates - 1):
-                for p in range(_LEAF):
+                for p in range(LEAF):
                     partial[p] += (short[leaf, j, p] - query_short[i, j]) ** 2
             lowest = np.float32(np.inf)
-            for p in range(_LEAF):
+            for p in range(LEAF):
                 full[p] = partial[p] + (short[leaf, coordinates - 1, p] - query_short[i, coordinates - 1]) ** 2
                 lowest = min(lowest, full[p])
             if lowest > limit:
                 continue
             if nearest < 0:  # begin with the likeliest, and most of the others are not looked at
                 likeliest = -1
-                for p in range(_LEAF):
+                for p in range(LEAF):
                     point = members[leaf, p]
                     allowed = point >= 0 and bank_owners[point] != query_owners[i]
                     if allowed and (likeliest < 0 or full[p] < full[likeliest]):
@@ -225,7 +186,7 @@ def _settle(  # type: ignore[no-untyped-def]
                 nearest = members[leaf, likeliest]
                 least = squared_distance_to_half(bits[nearest], queries[i])
                 limit = (least + rounding[i]) * (1 + _SLACK)
-            for p in range(_LEAF):
+            for p in range(LEAF):
                 point = members[leaf, p]
                 if full[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
                     continue

@@ -1,0 +1,95 @@
+"""Points laid out in leaves of 64 that lie near each other, so that most of them need not be looked at.
+
+The search asks which leaves may hold a nearer point than one found, the coreset which may hold a point that a new pick
+comes nearer to. A box around the short descriptions of its points answers for a whole leaf.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from softpatch.memory.bounds import leading_coordinates
+
+LEAF = 64
+"""Points in a leaf: a few vectors, which are compared at once."""
+SHORT = 16
+"""Leading coordinates in a short description."""
+_DECIDING = 8  # of them by which points are told apart
+_BLOCK = 1024  # leaves that are described at once
+_FAR = np.float32(1e18)  # infinitely far, but finite when squared
+
+
+@dataclass(frozen=True, eq=False)
+class Leaves:
+    """The layout of K points in L leaves of at most 64.
+
+    `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. `short` (L, 17, 64)
+    float32 are their coordinates along the first 16 axes and the norm of the rest, as seen from the mean. `lows` and
+    `highs` (17, L) are corners of the boxes around them.
+    """
+
+    members: np.ndarray
+    short: np.ndarray
+    lows: np.ndarray
+    highs: np.ndarray
+
+
+def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leaves:
+    """Lay out the points (M, D) float16 with the given `numbers` (K,): see `Leaves`.
+
+    `mean` (D,) float32 is what they are seen from, `axes` (D, h) their principal axes, 16 or more unless D is less.
+    """
+    order = _split(points, numbers, mean, axes)
+    count = -(-len(order) // LEAF)
+    members = np.full((count, LEAF), -1, np.int64)
+    members.ravel()[: len(order)] = order
+    size = min(SHORT, axes.shape[1]) + 1
+    short = np.empty((count, size, LEAF), np.float32)
+    lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
+    for start in range(0, count, _BLOCK):
+        part = slice(start, start + _BLOCK)
+        places = torch.from_numpy(members[part]).flatten()
+        found, _ = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
+        found = found.reshape(-1, LEAF, size)
+        absent = members[part, :, None] < 0
+        lows[:, part] = np.where(absent, _FAR, found).min(axis=1).T
+        highs[:, part] = np.where(absent, -_FAR, found).max(axis=1).T
+        short[part] = np.where(absent, _FAR, found).transpose(0, 2, 1)
+    return Leaves(members, short, lows, highs)
+
+
+def describe(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Short and long descriptions of points (n, D) seen from the mean: float32 (n, 17) and (n, h - 15).
+
+    Short are the coordinates along the first 16 axes and the norm of the rest; long those along the other axes, and
+    the norm of what they leave. Two points are at least as far apart as their short descriptions are, and as the first
+    16 coordinates and the long descriptions together.
+    """
+    leading, rest = leading_coordinates(centred, axes)
+    long = torch.cat([leading[:, SHORT:], rest[:, None]], dim=1)
+    short = torch.cat([leading[:, :SHORT], torch.linalg.vector_norm(long, dim=1, keepdim=True)], dim=1)
+    return short.numpy(), long.contiguous().numpy()
+
+
+def _split(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> np.ndarray:
+    """An order (K,) of the points in which every 64 lie near each other.
+
+    They are halved along the coordinate that varies most, again and again.
+    """
+    few = axes[:, :_DECIDING]
+    blocks = torch.split(numbers, _BLOCK * LEAF)
+    values = torch.cat([(points[block].float() - mean) @ few for block in blocks]).numpy()
+    order = np.arange(len(values))
+    waiting = [(0, len(order))]
+    while waiting:
+        low, high = waiting.pop()
+        if high - low <= LEAF:
+            continue
+        group = order[low:high]
+        here = values[group]
+        half = -(-(high - low) // (2 * LEAF)) * LEAF
+        group[:] = group[np.argpartition(here[:, here.var(axis=0).argmax()], half)]
+        waiting += [(low, low + half), (low + half, high)]
+    return order
