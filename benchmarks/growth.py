@@ -130,8 +130,8 @@ def main() -> None:
     for row in rows:
         times = " | ".join(f"{row['seconds'].get(stage, 0):.1f}" for stage in stages)
         print(f"| {row['images']:,} | {times} | {row['peak'] / 1e9:.2f} |")
-    per_image = slope([row["images"] for row in rows], [row["peak"] for row in rows])
-    print(f"\n{per_image / 1e6:.2f} MB per image")
+    if len(rows) > 1:
+        print(f"\n{slope([row['images'] for row in rows], [row['peak'] for row in rows]) / 1e6:.2f} MB per image")
     arguments.output.write_text(json.dumps({"backbone": backbone, "memory_budget": budget, "rows": rows}) + "\n")
     draw(rows, arguments.output.with_suffix(".png"))
 
