@@ -1,7 +1,9 @@
 """The commands `softpatch` and `python -m softpatch`, ready to be stopped before anything slow is imported."""
 
+import os
 import signal
 import sys
+from contextlib import suppress
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -15,9 +17,14 @@ def main() -> None:
 
         cli.main()
     except SystemExit as leaving:
-        if leaving.code == 128 + signal.SIGINT:
-            print("softpatch: interrupted", file=sys.stderr)
-        raise
+        if leaving.code not in [128 + number for number in _SIGNALS]:
+            raise
+        with suppress(OSError):
+            if leaving.code == 128 + signal.SIGINT:
+                print("softpatch: interrupted", file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(int(leaving.code))  # a thread still at work in compiled code would abort an orderly end
 
 
 def _leave(number: int, _: object) -> None:
