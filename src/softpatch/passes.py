@@ -56,15 +56,15 @@ def first_pass(
     What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before any image is read, where
     even that is not enough.
     """
-    (rows, columns), dim = embedding_shape(backbone, settings)
-    need = fit_memory(len(refs), rows * columns, dim, settings)
+    grid, dim = embedding_shape(backbone, settings)
+    need = fit_memory(len(refs), prod(grid), dim, settings)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: list[ImageRef] = []
     for batch, embeddings in _embedded(refs, backbone, settings, runtime, on_skip):
         projected[len(usable) : len(usable) + len(batch)] = project(embeddings, settings.projected_dim, settings.seed)
         usable += batch
         progress("patch embeddings", len(usable), len(refs))
-    return Seen(usable, projected[: len(usable)], (rows, columns), dim)
+    return Seen(usable, projected[: len(usable)], grid, dim)
 
 
 def full_embeddings(
@@ -74,17 +74,18 @@ def full_embeddings(
 
     Where projecting lost nothing they are at hand; else the images are looked at a second time.
     """
-    positions, done, found = seen.projected.shape[1], 0, []
+    positions, done = seen.projected.shape[1], 0
     if seen.projected.shape[2] == seen.dim:
         return seen.projected.flatten(0, 1)[needed]
+    found = torch.empty(len(needed), seen.dim, dtype=torch.float16, device=needed.device)
     for batch, embeddings in _embedded(seen.refs, backbone, settings, runtime, None):
         bounds = torch.tensor([done, done + len(batch)]) * positions
         first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
         chosen = (needed[first:after] - done * positions).to(embeddings.device)
-        found.append(embeddings.flatten(0, 1)[chosen].to(needed.device))
+        found[first:after] = embeddings.flatten(0, 1)[chosen]
         done += len(batch)
         progress("patches of the bank", done, len(seen.refs))
-    return torch.cat(found)
+    return found
 
 
 def _embedded(

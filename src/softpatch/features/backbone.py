@@ -24,7 +24,7 @@ class Backbone:
     """A network ready for inference: what it is called, which layers it gives, and whose weights it has.
 
     `digest` identifies the weights of the layers in use (`weights_digest`), before any folding. The network computes
-    in `dtype`: half precision on a GPU, where that is several times faster, else single.
+    in `dtype`: half precision on a GPU, else single.
     """
 
     name: str

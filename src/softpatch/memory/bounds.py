@@ -15,6 +15,12 @@ from torch import Tensor
 _FLOATS = {"reassoc", "contract", "nsz", "nnan"}  # lets sums and minima be vectorised
 
 
+SLACK = np.float32(1e-4)
+"""Of a squared bound, and"""
+ROUNDING = 1e-8
+"""of the largest squared norm: together far more than the rounding of a bound."""
+
+
 def sample_of(count: int) -> slice:
     """Which of `count` points to compute axes from: evenly spaced, 4096 at most. Any axes are right, these are good."""
     return slice(None, None, -(-count // 4096))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from softpatch.memory.bounds import (
+    ROUNDING,
+    SLACK,
     compiled,
     half_bits,
     principal_axes,
@@ -16,14 +18,12 @@ from softpatch.memory.bounds import (
     squared_distance_to_half,
     widened,
 )
-from softpatch.memory.leaves import LEAF, SHORT, lay_out
+from softpatch.memory.leaves import LEAF, SHORT, bound_leaves, lay_out
 from softpatch.progress import Progress, silent
 
 _BLOCK = 65536  # points that are widened at once
 _REPORT_EVERY = 1024
-_SLACK = np.float32(1e-4)  # of a bound: far more than its rounding
 _UNSEEN = np.float32(1e30)  # farther than any point, squared, and finite
-_ROUNDING = 1e-8  # of the largest squared norm: far more than the rounding of a squared distance of coordinates
 
 
 def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
@@ -49,9 +49,9 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     axes = principal_axes(points[kept[sample_of(len(kept))]], mean, SHORT)
     leaves = lay_out(points, kept, mean.float(), axes)
     layout = (half_bits(points), kept.numpy(), leaves.members, leaves.short, leaves.lows, leaves.highs)
-    squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # distances to the nearest pick
+    squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick; -1 where none is
     worst, farthest = squared.max(axis=1), np.zeros(len(squared), np.int64)  # of each leaf
-    rounding = np.float32(_ROUNDING * float(from_mean.max()))
+    rounding = np.float32(ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
     cell = int(np.flatnonzero(leaves.members.ravel() == int(from_mean.argmin()))[0])
     for done in range(0, count, _REPORT_EVERY):
@@ -80,6 +80,34 @@ def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress:
 
 
 @compiled
+def _lower(bits, kept, members, short, description, pick, rounding, full, squared):  # type: ignore[no-untyped-def]
+    """Lower the `squared` distances (64,) of a leaf's points that the pick is nearer to; `full` (64,) is scratch."""
+    full[:] = 0
+    for j in range(len(description)):
+        for p in range(LEAF):
+            full[p] += (short[j, p] - description[j]) ** 2
+    lowest = np.float32(np.inf)
+    for p in range(LEAF):
+        lowest = min(lowest, full[p] * (1 - SLACK) - squared[p])
+    if lowest >= rounding:
+        return
+    for p in range(LEAF):
+        if full[p] * (1 - SLACK) - squared[p] < rounding:
+            squared[p] = min(squared[p], squared_distance_to_half(bits[kept[members[p]]], pick))
+
+
+@compiled
+def _farthest(squared, members):  # type: ignore[no-untyped-def]
+    """Where `squared` (64,) is largest: of equal ones, the first member."""
+    far = 0
+    for p in range(1, LEAF):
+        more = squared[p] - squared[far]
+        if more > 0 or (more == 0 and members[p] < members[far]):
+            far = p
+    return far
+
+
+@compiled
 def _pick(  # type: ignore[no-untyped-def]
     bits, kept, members, short, lows, highs, squared, worst, farthest, rounding, cell, picks
 ):
@@ -87,41 +115,21 @@ def _pick(  # type: ignore[no-untyped-def]
 
     Lowers `squared` (L, 64), and tells in `worst` and `farthest` (L,) its largest value in each leaf and where that is.
     """
-    leaves, coordinates = short.shape[0], short.shape[1]
-    bounds, full = np.empty(leaves, np.float32), np.empty(LEAF, np.float32)
+    bounds, full = np.empty(len(members), np.float32), np.empty(LEAF, np.float32)
     pick = np.empty(bits.shape[1], np.float32)
     for done in range(len(picks)):
         picks[done] = members[cell // LEAF, cell % LEAF]
         row, description = bits[kept[picks[done]]], short[cell // LEAF, :, cell % LEAF].copy()
         for j in range(len(pick)):
             pick[j] = widened(np.uint32(row[j]))
-        bounds[:] = 0
-        for j in range(coordinates):
-            for leaf in range(leaves):
-                away = max(lows[j, leaf] - description[j], description[j] - highs[j, leaf])
-                bounds[leaf] += max(np.float32(0), away) ** 2
+        bound_leaves(lows, highs, description, bounds)
         best = 0
-        for leaf in range(leaves):
-            if bounds[leaf] * (1 - _SLACK) - rounding < worst[leaf]:
-                full[:] = 0
-                for j in range(coordinates):
-                    for p in range(LEAF):
-                        full[p] += (short[leaf, j, p] - description[j]) ** 2
-                lowest = np.float32(np.inf)
-                for p in range(LEAF):
-                    lowest = min(lowest, full[p] * (1 - _SLACK) - squared[leaf, p])
-                if lowest < rounding:
-                    for p in range(LEAF):
-                        if full[p] * (1 - _SLACK) - squared[leaf, p] < rounding:
-                            distance = squared_distance_to_half(bits[kept[members[leaf, p]]], pick)
-                            squared[leaf, p] = min(squared[leaf, p], distance)
-                    if squared[leaf, farthest[leaf]] < worst[leaf]:
-                        far = 0
-                        for p in range(1, LEAF):
-                            more = squared[leaf, p] - squared[leaf, far]
-                            if more > 0 or (more == 0 and members[leaf, p] < members[leaf, far]):
-                                far = p
-                        worst[leaf], farthest[leaf] = squared[leaf, far], far
+        for leaf in range(len(members)):
+            if bounds[leaf] * (1 - SLACK) - rounding < worst[leaf]:
+                _lower(bits, kept, members[leaf], short[leaf], description, pick, rounding, full, squared[leaf])
+                if squared[leaf, farthest[leaf]] < worst[leaf]:
+                    farthest[leaf] = _farthest(squared[leaf], members[leaf])
+                    worst[leaf] = squared[leaf, farthest[leaf]]
             more = worst[leaf] - worst[best]
             if more > 0 or (more == 0 and members[leaf, farthest[leaf]] < members[best, farthest[best]]):
                 best = leaf

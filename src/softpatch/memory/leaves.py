@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.memory.bounds import leading_coordinates
+from softpatch.memory.bounds import compiled, leading_coordinates
 
 LEAF = 64
 """Points in a leaf: a few vectors, which are compared at once."""
@@ -71,6 +71,16 @@ def describe(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:
     long = torch.cat([leading[:, SHORT:], rest[:, None]], dim=1)
     short = torch.cat([leading[:, :SHORT], torch.linalg.vector_norm(long, dim=1, keepdim=True)], dim=1)
     return short.numpy(), long.contiguous().numpy()
+
+
+@compiled
+def bound_leaves(lows, highs, description, bounds):  # type: ignore[no-untyped-def]
+    """Write to `bounds` (L,) how near a point with the short `description` (17,) can be to a leaf's points, squared."""
+    bounds[:] = 0
+    for j in range(lows.shape[0]):
+        for leaf in range(lows.shape[1]):
+            away = max(lows[j, leaf] - description[j], description[j] - highs[j, leaf])
+            bounds[leaf] += max(np.float32(0), away) ** 2
 
 
 def _split(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> np.ndarray:

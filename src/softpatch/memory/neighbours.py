@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from softpatch.memory.bounds import (
+    ROUNDING,
+    SLACK,
     compiled,
     half_bits,
     principal_axes,
@@ -21,12 +23,10 @@ from softpatch.memory.bounds import (
     squared_distance,
     squared_distance_to_half,
 )
-from softpatch.memory.leaves import LEAF, SHORT, Leaves, describe, lay_out
+from softpatch.memory.leaves import LEAF, SHORT, Leaves, bound_leaves, describe, lay_out
 
 _TURN = 32  # queries that a thread settles at a time
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
-_SLACK = np.float32(1e-4)  # of a bound, and
-_ROUNDING = 1e-8  # of the squared norms: together far more than the rounding of a bound
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +61,10 @@ def search_index(points: Tensor) -> SearchIndex:
         return SearchIndex(points, mean, None)
     axes = principal_axes(points[sample_of(len(points))], mean, max(SHORT, points.shape[1] // 8))
     leaves = lay_out(points, torch.arange(len(points)), mean, axes)
-    centred = points.float() - mean
-    _, long = _descriptions(centred, axes)
-    largest = float(centred.square().sum(dim=1).max())
-    return SearchIndex(points, mean, Layout(axes, leaves, long[leaves.members.clip(0)], largest))
-
-
-def _descriptions(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    short, long = describe(centred, axes)
-    return short, long if axes.shape[1] > SHORT else np.empty((len(long), 0), np.float32)
+    centred, long = points.float() - mean, np.empty((*leaves.members.shape, 0), np.float32)
+    if axes.shape[1] > SHORT:
+        long = describe(centred, axes)[1][leaves.members.clip(0)]
+    return SearchIndex(points, mean, Layout(axes, leaves, long, float(centred.square().sum(dim=1).max())))
 
 
 def nearest_neighbours(
@@ -94,8 +89,8 @@ def nearest_neighbours(
     if layout is None:
         return _search_all(queries, index, query_owners, bank_owners)
     centred, leaves = queries - index.mean, layout.leaves
-    short, long = _descriptions(centred, layout.axes)
-    rounding = (_ROUNDING * (centred.square().sum(dim=1) + layout.largest)).numpy()
+    short, long = describe(centred, layout.axes)
+    rounding = (ROUNDING * (centred.square().sum(dim=1) + layout.largest)).numpy()
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
     laid_out = (leaves.members, leaves.short, layout.long, leaves.lows, leaves.highs)
     bank = (half_bits(index.points), *laid_out, bank_owners.long().numpy())
@@ -147,11 +142,7 @@ def _settle(  # type: ignore[no-untyped-def]
     leaves, coordinates = short.shape[0], short.shape[1]
     bounds, partial, full = np.empty(leaves, np.float32), np.empty(LEAF, np.float32), np.empty(LEAF, np.float32)
     for i in range(len(queries)):
-        bounds[:] = 0
-        for j in range(coordinates):
-            for leaf in range(leaves):
-                away = max(lows[j, leaf] - query_short[i, j], query_short[i, j] - highs[j, leaf])
-                bounds[leaf] += max(np.float32(0), away) ** 2
+        bound_leaves(lows, highs, query_short[i], bounds)
         nearest, least = np.int64(-1), np.float32(np.inf)  # and its squared distance
         limit = least  # no bound above it can be of a nearer one
         for turn in range(_BEST_FIRST + leaves):
@@ -185,7 +176,7 @@ def _settle(  # type: ignore[no-untyped-def]
                     continue
                 nearest = members[leaf, likeliest]
                 least = squared_distance_to_half(bits[nearest], queries[i])
-                limit = (least + rounding[i]) * (1 + _SLACK)
+                limit = (least + rounding[i]) * (1 + SLACK)
             for p in range(LEAF):
                 point = members[leaf, p]
                 if full[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
@@ -195,5 +186,5 @@ def _settle(  # type: ignore[no-untyped-def]
                 squared = squared_distance_to_half(bits[point], queries[i])
                 if squared < least or (squared == least and point < nearest):
                     nearest, least = point, squared
-                    limit = (least + rounding[i]) * (1 + _SLACK)
+                    limit = (least + rounding[i]) * (1 + SLACK)
         distances[i], indices[i] = np.sqrt(least), max(nearest, 0)
