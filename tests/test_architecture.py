@@ -24,6 +24,7 @@ FLOORS = [
     {"model_file"},
     {"estimator"},
     {"review"},
+    {"bench"},
     {"terminal"},
     {"cli"},
 ]

@@ -1,0 +1,55 @@
+"""PatchCore, SoftPatch and SoftPatch+, and PatchCore after whole images were dropped."""
+
+import time
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from softpatch.bench.features import Features
+from softpatch.bench.outcome import Outcome
+from softpatch.config import PRESETS, Settings
+from softpatch.data.contamination import ContaminatedSplit
+from softpatch.detector import PatchDetector
+from softpatch.memory.projection import project
+from softpatch.memory.selection import judge_patches
+from softpatch.progress import Progress
+from softpatch.scoring.anomaly_map import anomaly_maps
+
+_BATCH = 16
+
+
+def run(
+    split: ContaminatedSplit, features: Features, settings: Settings, *, drop_images: bool, progress: Progress
+) -> Outcome:
+    """Fit the training images of a split and judge its test images.
+
+    With `drop_images` those that are noisiest are left out, as large a share as `settings.discard_fraction`, and the
+    rest is learned from as PatchCore does (the image-level denoising of section 5.3.3).
+    """
+    train = features.of(split.train, settings.seed, progress=progress)
+    began = time.perf_counter()
+    if drop_images:
+        train = train[quiet_images(train, settings)]
+        settings = replace(settings, **PRESETS["patchcore"])
+    detector = PatchDetector.fit(train, settings, progress=progress)
+    fitted = time.perf_counter()
+    test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
+    looked = time.perf_counter()
+    scores, maps = [], []
+    for batch in torch.split(test, _BATCH):
+        patch_scores, map_scores = detector.score(batch)
+        scores.append(patch_scores.amax(dim=1))
+        grids = map_scores.view(-1, *features.grid)
+        maps += list(anomaly_maps(grids, settings.crop, settings.smoothing_sigma).numpy())
+        progress("predict", len(maps), len(test))
+    ended = time.perf_counter()
+    return Outcome(torch.cat(scores).numpy(), maps, fitted - began, ended - looked)
+
+
+def quiet_images(embeddings: Tensor, settings: Settings) -> Tensor:
+    """Numbers (n,) of the training images to keep: all but the `discard_fraction` whose noisiest patch is noisiest."""
+    noise = judge_patches(project(embeddings, settings.projected_dim, settings.seed), settings)
+    worst = noise.fused.amax(dim=1)
+    dropped = int(settings.discard_fraction * len(worst) + 1e-9)
+    return worst.argsort(stable=True)[: len(worst) - dropped].sort().values

@@ -1,0 +1,56 @@
+"""The methods that the benchmark compares, by name.
+
+Those of the PatchCore family are presets with some settings of their own. `run` of the others says in which module they
+are; it is imported when the method is run, since some need libraries that are not always installed.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+_DISCRIMINATORS = ("nearest", "gaussian", "lof")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method: the preset and the settings that it begins with, and how it is run.
+
+    `run` is "patches" for the PatchCore family, "images" where whole images are dropped before PatchCore is fitted, or
+    a competitor's module. With `clean_training` it learns from the good images alone, whatever the protocol.
+    """
+
+    preset: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    run: str = "patches"
+    clean_training: bool = False
+
+
+def _fusions() -> dict[str, Method]:
+    chosen = [names for count in (2, 3) for names in combinations(_DISCRIMINATORS, count)]
+    return {
+        f"fusion-{'-'.join(names)}": Method("softpatch+", {"discriminators": names})
+        for names in chosen
+        if names != ("gaussian", "lof")  # that is softpatch+
+    }
+
+
+METHODS: dict[str, Method] = {
+    "padim": Method("patchcore", run="padim"),
+    "patchcore": Method("patchcore"),
+    "upper-bound": Method("patchcore", clean_training=True),
+    **{
+        f"softpatch-{name}": Method("softpatch", {"discriminators": (name,), "weight_discriminator": name})
+        for name in _DISCRIMINATORS
+    },
+    "softpatch+": Method("softpatch+"),
+    "softpatch+paper": Method("softpatch+", {"discard_rule": "fixed", "weight_rule": "literal"}),
+    **_fusions(),
+    **{
+        f"image-denoising-{name}": Method(
+            "softpatch", {"discriminators": (name,), "weight_discriminator": name}, run="images"
+        )
+        for name in _DISCRIMINATORS
+    },
+}
+"""In the order of the paper's tables."""

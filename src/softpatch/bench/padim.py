@@ -1,0 +1,80 @@
+"""PaDiM: a Gaussian per grid position (Defard et al. 2021).
+
+The features of three layers, brought to the finest grid, are reduced to a random choice of channels; the anomaly score
+of a patch is its Mahalanobis distance to the training patches at its position, of an image the largest of its map.
+"""
+
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from softpatch.bench.features import Features
+from softpatch.bench.outcome import Outcome
+from softpatch.config import Settings
+from softpatch.data.contamination import ContaminatedSplit
+from softpatch.progress import Progress, silent
+from softpatch.scoring.anomaly_map import anomaly_maps
+
+EPSILON = 0.01
+"""What is added to the covariance's diagonal, as in the paper."""
+CHANNELS = {"resnet18": 100, "wide_resnet50_2": 550}
+"""How many channels are chosen, as in the paper; 100 for other backbones, or all where there are fewer."""
+
+
+def run(split: ContaminatedSplit, features: Features, settings: Settings, *, progress: Progress) -> Outcome:
+    """Fit the training images of a split and judge its test images."""
+    train = features.of(split.train, settings.seed, progress=progress)
+    chosen = choose_channels(train.shape[2], settings.backbone, settings.seed)
+    began = time.perf_counter()
+    gaussians = fit_gaussians(train[:, :, chosen], progress=progress)
+    fitted = time.perf_counter()
+    test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
+    looked = time.perf_counter()
+    scores = distances(test[:, :, chosen], *gaussians)
+    maps = anomaly_maps(scores.view(-1, *features.grid), settings.crop, settings.smoothing_sigma)
+    ended = time.perf_counter()
+    return Outcome(maps.amax(dim=(1, 2)).numpy(), list(maps.numpy()), fitted - began, ended - looked)
+
+
+def padim_layers(backbone: str) -> tuple[str, ...] | None:
+    """The layers of the paper for a ResNet; for other backbones those that are the default."""
+    return ("layer1", "layer2", "layer3") if "resnet" in backbone else None
+
+
+def concatenated(maps: Sequence[Tensor]) -> Tensor:
+    """Maps (B, C, H, W) of several layers, each repeated to the finest grid: float16 (B, P, D)."""
+    finest = max((tuple(each.shape[2:]) for each in maps), key=lambda grid: grid[0] * grid[1])
+    joined = torch.cat([F.interpolate(each, size=finest, mode="nearest") for each in maps], dim=1)
+    return joined.flatten(2).transpose(1, 2).half()
+
+
+def choose_channels(available: int, backbone: str, seed: int) -> Tensor:
+    """A random choice of channels, in rising order: int64 (D,)."""
+    count = min(available, CHANNELS.get(backbone, 100))
+    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+
+
+def fit_gaussians(patches: Tensor, *, progress: Progress = silent) -> tuple[Tensor, Tensor]:
+    """Means (P, D), and Cholesky factors (P, D, D) of covariances plus `EPSILON`·I, of patches (N, P, D): float32."""
+    count, positions, dim = patches.shape
+    means = patches.float().mean(dim=0)
+    factors = torch.empty(positions, dim, dim)
+    for position in range(positions):
+        centred = (patches[:, position].float() - means[position]).double()
+        covariance = centred.T @ centred / (count - 1)
+        covariance.diagonal().add_(EPSILON)
+        factors[position] = torch.linalg.cholesky(covariance)
+        progress("Gaussians", position + 1, positions)
+    return means, factors
+
+
+def distances(patches: Tensor, means: Tensor, factors: Tensor) -> Tensor:
+    """Mahalanobis distances (N, P) of patches (N, P, D)."""
+    scores = torch.empty(patches.shape[:2])
+    for position, factor in enumerate(factors):
+        centred = (patches[:, position].float() - means[position]).T  # (D, N)
+        scores[:, position] = torch.linalg.solve_triangular(factor, centred, upper=False).square().sum(dim=0).sqrt()
+    return scores

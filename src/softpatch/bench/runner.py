@@ -1,0 +1,198 @@
+"""Run tasks and write a row for each."""
+
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+from queue import Empty, Queue
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from softpatch.bench import family
+from softpatch.bench.features import Features
+from softpatch.bench.machine import forget_peak, machine, peak_memory
+from softpatch.bench.methods import METHODS
+from softpatch.bench.outcome import Outcome
+from softpatch.bench.rows import Row, append_row, finished, mend, read_rows, task_key
+from softpatch.bench.task import Task
+from softpatch.config import Runtime, Settings
+from softpatch.data.contamination import ContaminatedSplit, contaminate
+from softpatch.data.framing import Framing
+from softpatch.data.layouts import Dataset, Sample, open_dataset
+from softpatch.errors import SoftPatchError
+from softpatch.features.backbone import load_backbone, torch_device
+from softpatch.features.embedding import patch_embeddings
+from softpatch.progress import Progress, silent
+from softpatch.scoring.metrics import evaluate_scores
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    output: Path,
+    root: Path,
+    runtime: Runtime,
+    *,
+    jobs: int = 1,
+    on_row: Callable[[Row], None] = lambda _: None,
+    progress: Progress = silent,
+) -> None:
+    """Run the tasks that have no row in `output` yet, and append one for each as soon as it is there.
+
+    The folders of the datasets are seen from `root`. A task that fails gets a row with its error, and the others go on;
+    it is run again the next time. `jobs` processes share the work, each with its own datasets and backbones.
+    """
+    mend(output)
+    done = finished(read_rows(output))
+    groups = [list(group) for _, group in groupby(sorted(tasks, key=_shared), key=_shared)]
+    waiting = [[task for task in group if task_key(task) not in done] for group in groups]
+    waiting = [group for group in waiting if group]
+    for row in _rows_of(waiting, root, runtime, jobs, progress):
+        append_row(output, row)
+        on_row(row)
+
+
+def _shared(task: Task) -> tuple[str, ...]:
+    """Tasks for which this is equal look at the same features."""
+    settings = task.detector_settings()
+    framing = (settings.resize, settings.crop, settings.embedding_dim, settings.layers)
+    run = "padim" if METHODS[task.method].run == "padim" else ""
+    return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, framing), run)
+
+
+def _rows_of(groups: list[list[Task]], root: Path, runtime: Runtime, jobs: int, progress: Progress) -> Iterator[Row]:
+    if jobs == 1 or len(groups) < 2:
+        for group in groups:
+            yield from run_group(group, root, runtime, progress=progress)
+        return
+    context = get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        queue = manager.Queue()
+        threads = max(1, torch.get_num_threads() // jobs)
+        running = [pool.submit(_work, group, root, runtime, threads, queue) for group in groups]
+        left = sum(len(group) for group in groups)
+        while left and not (all(each.done() for each in running) and queue.empty()):
+            try:
+                yield queue.get(timeout=0.5)
+                left -= 1
+            except Empty:
+                continue
+        for each in running:
+            each.result()
+
+
+def _work(group: list[Task], root: Path, runtime: Runtime, threads: int, queue: Queue[Row]) -> None:
+    torch.set_num_threads(threads)
+    for row in run_group(group, root, runtime):
+        queue.put(row)
+
+
+def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Progress = silent) -> Iterator[Row]:
+    """The rows of tasks that share a category and its features."""
+    first, settings = tasks[0], tasks[0].detector_settings()
+    try:
+        dataset = open_dataset(root / first.data, layout=first.layout, category=first.category)
+        features = _features(first, settings, runtime, progress)
+        truth = _Truth(Framing(settings.resize, settings.crop))
+    except (SoftPatchError, ImportError) as error:
+        yield from (_row(task, {"error": str(error)}) for task in tasks)
+        return
+    for task in tasks:
+        forget_peak()
+        try:
+            yield _row(task, _measured(task, dataset, truth, features, progress))
+        except (SoftPatchError, ImportError, RuntimeError, MemoryError) as error:
+            known = isinstance(error, SoftPatchError)
+            yield _row(task, {"error": str(error) if known else traceback.format_exc(limit=-1).strip()})
+
+
+def _features(task: Task, settings: Settings, runtime: Runtime, progress: Progress) -> Features:
+    layers = settings.layers
+    embed: Callable[[Sequence[Tensor]], Tensor] = partial(patch_embeddings, embedding_dim=settings.embedding_dim)
+    if METHODS[task.method].run == "padim":
+        from softpatch.bench.padim import concatenated, padim_layers
+
+        layers, embed = layers or padim_layers(task.backbone), concatenated
+    backbone = load_backbone(
+        task.backbone,
+        layers=layers,
+        weights=task.weights,
+        image_size=settings.crop,
+        device=torch_device(runtime.device),
+        offline=runtime.offline,
+        seed=task.seed,
+        progress=progress,
+    )
+    return Features(backbone, settings, runtime, embed)
+
+
+def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features, progress: Progress) -> dict[str, Any]:
+    split = contaminate(dataset, protocol=task.protocol, noise_ratio=task.noise_ratio, seed=task.seed)
+    method = METHODS[task.method]
+    learned = split
+    if method.clean_training:
+        good = [not anomalous for anomalous in split.train_is_anomalous]
+        refs = tuple(ref for ref, keep in zip(split.train, good, strict=True) if keep)
+        learned = replace(split, train=refs, train_is_anomalous=(False,) * len(refs))
+    outcome = _run(method.run, learned, features, task.detector_settings(), progress)
+    labels, masks, maps = truth.of(split.test, outcome)
+    metrics = evaluate_scores(labels, outcome.image_scores, masks, maps).as_dict()
+    predicting = features.seconds_per_image + outcome.predict_seconds / len(split.test)
+    return {
+        **{name: None if value is None else round(value, 5) for name, value in metrics.items()},
+        "fit_seconds": round(features.seconds_per_image * len(learned.train) + outcome.fit_seconds, 3),
+        "predict_seconds": round(predicting * len(split.test), 3),
+        "images_per_second": round(1 / predicting, 2),
+        "peak_memory": peak_memory(),
+        "training_images": len(learned.train),
+        "test_images": len(split.test),
+        "injected": list(split.injected),
+    }
+
+
+def _run(run: str, split: ContaminatedSplit, features: Features, settings: Settings, progress: Progress) -> Outcome:
+    if run == "padim":
+        from softpatch.bench import padim
+
+        return padim.run(split, features, settings, progress=progress)
+    return family.run(split, features, settings, drop_images=run == "images", progress=progress)
+
+
+class _Truth:
+    """Labels and masks of test images, read once."""
+
+    def __init__(self, framing: Framing) -> None:
+        self._framing = framing
+        self._masks: dict[Path, NDArray[np.bool_] | None] = {}
+
+    def of(
+        self, samples: Sequence[Sample], outcome: Outcome
+    ) -> tuple[NDArray[np.bool_], list[NDArray[np.bool_]], list[NDArray[np.float32]]]:
+        """Labels (n,), and the masks and maps of those whose mask is known."""
+        known = [(self._mask(sample), a_map) for sample, a_map in zip(samples, outcome.maps, strict=True)]
+        masks = [mask for mask, _ in known if mask is not None]
+        maps = [a_map for mask, a_map in known if mask is not None]
+        return np.array([sample.is_anomalous for sample in samples]), masks, maps
+
+    def _mask(self, sample: Sample) -> NDArray[np.bool_] | None:
+        if sample.path not in self._masks:
+            has_mask = sample.mask_path is not None or not sample.is_anomalous
+            mask = self._framing.apply_to_mask(sample.read_mask()).numpy() if has_mask else None
+            self._masks[sample.path] = mask
+        return self._masks[sample.path]
+
+
+def _row(task: Task, found: dict[str, Any]) -> Row:
+    return {"task_key": task_key(task), **task.as_row(), "error": None, **found, **machine()}
+
+
+def failures(rows: Iterable[Row]) -> list[str]:
+    """A sentence for every row with an error."""
+    return [f"{row['category']}, {row['method']}: {row['error']}" for row in rows if row.get("error")]

@@ -1,0 +1,145 @@
+"""A benchmark task: one validated record that says all there is to run, and lists of them in a TOML file.
+
+A list file has tables `[[tasks]]`, and `[defaults]` that all of them begin with. Where a field is given several values
+in a list, there is a task for every combination:
+
+    [defaults]
+    data = "mvtec_ad"
+    protocol = "overlap"
+    [[tasks]]
+    category = ["bottle", "screw"]
+    noise_ratio = [0.1, 0.4]
+    method = ["patchcore", "softpatch+"]
+    seed = [0, 1, 2]
+    coreset_ratio = 0.01
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from softpatch.bench.methods import METHODS
+from softpatch.config import Settings, preset_settings
+from softpatch.data.contamination import PROTOCOLS
+from softpatch.data.layouts import LAYOUTS
+from softpatch.errors import InputError
+
+_LISTS = {"discriminators", "layers"}  # settings whose value is a list itself
+
+
+@dataclass(frozen=True)
+class Task:
+    """A method, run on a category of a dataset whose training images were contaminated.
+
+    `data` is the dataset's folder, seen from where the benchmark is run. `settings` are those of `Settings` that
+    differ from the method's own, without backbone, weights and seed, which are the task's.
+    """
+
+    data: str
+    category: str
+    method: str
+    protocol: str = "overlap"
+    noise_ratio: float = 0.1
+    seed: int = 0
+    backbone: str = Settings.backbone
+    weights: str = Settings.weights
+    layout: str = "auto"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _one_of("method", self.method, tuple(METHODS))
+        _one_of("protocol", self.protocol, PROTOCOLS)
+        _one_of("layout", self.layout, (*LAYOUTS, "auto"))
+        if (self.protocol == "clean") != (self.noise_ratio == 0):
+            raise InputError(
+                f"noise_ratio is {self.noise_ratio} in the protocol {self.protocol!r}; it is 0 in 'clean' alone"
+            )
+        if not 0 <= self.noise_ratio <= 1:
+            raise InputError(f"noise_ratio is {self.noise_ratio}; it lies between 0 and 1")
+        self.detector_settings()
+
+    def detector_settings(self) -> Settings:
+        """All settings: the method's, and what differs from them."""
+        method = METHODS[self.method]
+        own = {"backbone": self.backbone, "weights": self.weights, "seed": self.seed}
+        return preset_settings(method.preset, {**method.overrides, **self.settings, **own})
+
+    def as_row(self) -> dict[str, Any]:
+        """One flat record, ready for JSON, that tells this task from any other."""
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "settings"}
+        return {**values, **{name: _plain(self.settings[name]) for name in sorted(self.settings)}}
+
+
+_FIELDS = tuple(each.name for each in fields(Task) if each.name != "settings")
+_SETTINGS = tuple(each.name for each in fields(Settings) if each.name not in _FIELDS)
+
+
+def task_of(values: Mapping[str, Any]) -> Task:
+    """Build a task from one flat record, such as `Task.as_row` gives.
+
+    Raises `InputError` for a name that is no field and no setting, for a value that is none of those possible, and
+    where `data`, `category` or `method` is missing.
+    """
+    for name in values:
+        if name not in _FIELDS + _SETTINGS:
+            raise InputError(f"a task has no {name!r}; it has {', '.join(_FIELDS + _SETTINGS)}")
+    for name in ("data", "category", "method"):
+        if name not in values:
+            raise InputError(f"a task needs {name!r}; this one has {', '.join(values) or 'nothing'}")
+    own = {name: values[name] for name in _FIELDS if name in values}
+    for name, value in own.items():
+        expected = type(getattr(Task, name, ""))
+        if not isinstance(value, expected) and not (expected is float and isinstance(value, int)):
+            raise InputError(f"{name} is {value!r}; it must be {expected.__name__}")
+    return Task(**own, settings={name: value for name, value in values.items() if name in _SETTINGS})
+
+
+def read_tasks(path: Path) -> list[Task]:
+    """All tasks of a list file, each once, in order.
+
+    Raises `InputError` for a file that cannot be read, is no TOML, or holds no valid tasks.
+    """
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read the task list {path}: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"the task list {path} is no TOML: {error}") from error
+    for name in content:
+        if name not in ("defaults", "tasks"):
+            raise InputError(f"the task list {path} has a part {name!r}; its parts are [defaults] and [[tasks]]")
+    entries = content.get("tasks", [])
+    if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
+        raise InputError(f"the task list {path} has no [[tasks]]")
+    found: dict[str, Task] = {}
+    for number, entry in enumerate(entries, 1):
+        try:
+            for values in combinations({**content.get("defaults", {}), **entry}):
+                task = task_of(values)
+                found.setdefault(repr(task.as_row()), task)
+        except InputError as error:
+            raise InputError(f"{path}, task {number}: {error}") from error
+    return list(found.values())
+
+
+def combinations(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One record for every combination of the values that are lists; protocol "clean" is taken for a ratio of 0."""
+    choices = [value if _is_choice(name, value) else [value] for name, value in entry.items()]
+    records = [dict(zip(entry, values, strict=True)) for values in product(*choices)]
+    return [{**record, "protocol": "clean"} if record.get("noise_ratio") == 0 else record for record in records]
+
+
+def _is_choice(name: str, value: Any) -> bool:
+    return isinstance(value, list) and (name not in _LISTS or any(isinstance(each, list) for each in value))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name} is {value!r}; choose from {', '.join(allowed)}")

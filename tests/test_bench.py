@@ -1,0 +1,219 @@
+"""The benchmark: tasks are checked, rows are resumed, every method runs end to end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from softpatch.bench import padim, runner
+from softpatch.bench.methods import METHODS
+from softpatch.bench.rows import append_row, finished, mend, read_rows, task_key
+from softpatch.bench.runner import run_tasks
+from softpatch.bench.task import Task, read_tasks, task_of
+from softpatch.config import Runtime
+from softpatch.errors import InputError
+
+TINY = {"resize": 64, "crop": 64, "coreset_ratio": 0.1}
+CPU = Runtime("cpu", workers=1)
+
+
+def tiny_task(**values: object) -> Task:
+    plain = {"data": "plates", "category": "plates", "method": "softpatch+", "noise_ratio": 0.2, **TINY}
+    return task_of({**plain, **values})
+
+
+def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
+    output = root / "rows.jsonl"
+    run_tasks(tasks, output, root, CPU, **more)
+    return read_rows(output)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"nose": 0.1}, "a task has no 'nose'; it has data, category, method, protocol, noise_ratio"),
+        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, patchcore"),
+        ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap"),
+        ({"layout": "voc"}, "layout is 'voc'; choose from folder, mvtec"),
+        ({"noise_ratio": 0.1, "protocol": "clean"}, "noise_ratio is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
+        ({"noise_ratio": 0, "protocol": "overlap"}, "noise_ratio is 0 in the protocol 'overlap'"),
+        ({"noise_ratio": 1.5}, "noise_ratio is 1.5; it lies between 0 and 1"),
+        ({"noise_ratio": "much"}, "noise_ratio is 'much'; it must be float"),
+        ({"seed": 0.5}, "seed is 0.5; it must be int"),
+        ({"coreset_ratio": 7}, "coreset_ratio is 7"),
+    ],
+)
+def test_a_bad_task_is_refused(values: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        tiny_task(**values)
+
+
+def test_a_task_needs_data_category_and_method() -> None:
+    with pytest.raises(InputError, match="a task needs 'method'; this one has data, category"):
+        task_of({"data": "a", "category": "b"})
+
+
+def test_a_task_is_its_row() -> None:
+    task = tiny_task(discriminators=["lof"])
+    row = json.loads(json.dumps(task.as_row()))
+    assert task_key(task_of(row)) == task_key(task)
+    assert row["coreset_ratio"] == 0.1
+    assert task.detector_settings().discriminators == ("lof",)
+
+
+def test_a_list_file_gives_every_combination_once(tmp_path: Path) -> None:
+    path = tmp_path / "tasks.toml"
+    path.write_text(
+        """
+        [defaults]
+        data = "mvtec_ad"
+        coreset_ratio = 0.01
+        [[tasks]]
+        category = ["bottle", "screw"]
+        noise_ratio = [0, 0.1]
+        method = ["patchcore", "softpatch+"]
+        seed = [0, 1]
+        [[tasks]]
+        category = "bottle"
+        noise_ratio = 0.1
+        method = "patchcore"
+        [[tasks]]
+        category = "bottle"
+        method = "softpatch+"
+        discriminators = [["nearest"], ["gaussian", "lof"]]
+        """
+    )
+    tasks = read_tasks(path)
+    assert len(tasks) == 16 + 2
+    assert {(task.protocol, task.noise_ratio) for task in tasks} == {("clean", 0), ("overlap", 0.1)}
+    assert tasks[-1].detector_settings().discriminators == ("gaussian", "lof")
+    assert all(task.detector_settings().coreset_ratio == 0.01 for task in tasks)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[tasks", "is no TOML"),
+        ("[task]\na = 1", r"has a part 'task'; its parts are \[defaults\] and \[\[tasks\]\]"),
+        ("[defaults]\na = 1", r"has no \[\[tasks\]\]"),
+        ("tasks = 3", r"has no \[\[tasks\]\]"),
+        ('[[tasks]]\ndata = "a"\ncategory = "b"\nmethod = "c"', "task 1: method is 'c'"),
+    ],
+)
+def test_a_bad_list_file_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.toml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_tasks(path)
+    with pytest.raises(InputError, match="cannot read the task list"):
+        read_tasks(tmp_path / "missing.toml")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_runs_from_end_to_end(method: str, plate_folder: Path) -> None:
+    (row,) = rows_of([tiny_task(method=method)], plate_folder.parent)
+    assert row["error"] is None
+    assert (row["method"], row["noise_ratio"], row["coreset_ratio"]) == (method, 0.2, 0.1)
+    assert row["image_auroc"] > 0.6
+    assert row["pixel_auroc"] > 0.6
+    assert row["training_images"] == (13 if METHODS[method].clean_training else 15)
+    assert row["test_images"] == 8
+    assert len(row["injected"]) == 2
+    assert row["fit_seconds"] > 0
+    assert row["images_per_second"] > 0
+    assert row["peak_memory"] > 10**7
+
+
+def test_methods_see_the_same_contamination(plate_folder: Path) -> None:
+    tasks = [tiny_task(method=method, seed=seed) for method in ("patchcore", "padim") for seed in (0, 1)]
+    rows = rows_of(tasks, plate_folder.parent)
+    injected = {(row["method"], row["seed"]): row["injected"] for row in rows}
+    assert injected["patchcore", 0] == injected["padim", 0]
+    assert injected["patchcore", 1] == injected["padim", 1]
+    assert injected["patchcore", 0] != injected["patchcore", 1]
+
+
+def test_features_are_computed_once(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+    real = runner.Features.of
+
+    def of(self: runner.Features, refs: Any, seed: int, **more: Any) -> torch.Tensor:
+        before = self.images
+        found = real(self, refs, seed, **more)
+        seen.append(str(self.images - before))
+        return found
+
+    monkeypatch.setattr(runner.Features, "of", of)
+    rows_of([tiny_task(method=method) for method in ("patchcore", "softpatch-lof")], plate_folder.parent)
+    assert seen == ["15", "8", "0", "0"]
+
+
+def test_rows_that_are_there_are_not_run_again(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [tiny_task(seed=seed) for seed in (0, 1)]
+    before = rows_of(tasks[:1], plate_folder.parent)
+    output = plate_folder.parent / "rows.jsonl"
+    with output.open("a") as file:
+        file.write('{"task_key": "cut o')  # killed in the middle of a row
+    assert read_rows(output) == before
+    after = rows_of(tasks, plate_folder.parent)
+    assert after[:1] == before
+    assert [row["seed"] for row in after] == [0, 1]
+    monkeypatch.setattr(runner, "run_group", lambda *_, **__: pytest.fail("nothing is left to run"))
+    assert rows_of(tasks, plate_folder.parent) == after
+
+
+def test_a_task_that_fails_has_a_row_and_the_others_go_on(plate_folder: Path) -> None:
+    tasks = [tiny_task(data="nowhere"), tiny_task(lof_neighbors=30), tiny_task(method="patchcore")]
+    rows = rows_of(tasks, plate_folder.parent)
+    assert [bool(row["error"]) for row in rows].count(True) == 2
+    assert len(runner.failures(rows)) == 2
+    assert finished(rows) == {task_key(tasks[2])}
+    again = rows_of(tasks, plate_folder.parent)  # failed ones are tried again
+    assert len(again) == 5
+
+
+def test_several_processes_give_the_same_rows(plate_folder: Path) -> None:
+    tasks = [tiny_task(method="patchcore", weights=weights) for weights in ("pretrained", "random")]
+    here = rows_of(tasks, plate_folder.parent)
+    (plate_folder.parent / "rows.jsonl").unlink()
+    there = rows_of(tasks, plate_folder.parent, jobs=2)
+    measured = ("weights", "image_auroc", "pixel_auroc", "injected")
+    assert sorted([row[name] for name in measured] for row in there) == sorted(
+        [row[name] for name in measured] for row in here
+    )
+
+
+def test_a_damaged_row_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
+    with pytest.raises(InputError, match="line 2, is no JSON"):
+        read_rows(path)
+    path.write_text("[1]\n")
+    with pytest.raises(InputError, match=r"line 1, is '\[1\]'; a row is a JSON object"):
+        read_rows(path)
+    path.write_text("")
+    mend(path)
+    append_row(path, {"a": 1})
+    assert read_rows(path) == [{"a": 1}]
+
+
+def test_padim_is_a_gaussian_per_position() -> None:
+    generator = torch.Generator().manual_seed(0)
+    train, test = (torch.randn(count, 3, 4, generator=generator) for count in (40, 5))
+    scores = padim.distances(test, *padim.fit_gaussians(train))
+    for position in range(3):
+        points = train[:, position].double()
+        covariance = torch.cov(points.T) + padim.EPSILON * torch.eye(4)
+        centred = test[:, position].double() - points.mean(dim=0)
+        expected = torch.einsum("nd,de,ne->n", centred, torch.linalg.inv(covariance), centred).sqrt()
+        assert torch.allclose(scores[:, position].double(), expected, rtol=1e-4)
+
+
+def test_padim_chooses_channels_by_seed() -> None:
+    chosen = padim.choose_channels(448, "resnet18", 0)
+    assert len(chosen) == len(set(chosen.tolist())) == 100
+    assert torch.equal(chosen, padim.choose_channels(448, "resnet18", 0))
+    assert not torch.equal(chosen, padim.choose_channels(448, "resnet18", 1))
+    assert torch.equal(padim.choose_channels(60, "builtin-v1", 0), torch.arange(60))
