@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from softpatch.bench import padim, runner
+from softpatch.bench import padim, runner, summary
+from softpatch.bench.figures import draw_figures
 from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import append_row, finished, mend, read_rows, task_key
 from softpatch.bench.runner import run_tasks
 from softpatch.bench.task import Task, read_tasks, task_of
+from softpatch.cli import main
 from softpatch.config import Runtime
 from softpatch.errors import InputError
 
@@ -217,3 +219,106 @@ def test_padim_chooses_channels_by_seed() -> None:
     assert torch.equal(chosen, padim.choose_channels(448, "resnet18", 0))
     assert not torch.equal(chosen, padim.choose_channels(448, "resnet18", 1))
     assert torch.equal(padim.choose_channels(60, "builtin-v1", 0), torch.arange(60))
+
+
+def fixed_rows() -> list[dict[str, Any]]:
+    rows = []
+    for category, lift in (("bottle", 0.0), ("screw", -0.1)):
+        for method, fall in (("patchcore", 1.0), ("softpatch+", 0.1)):
+            for ratio in (0.0, 0.1, 0.4):
+                for seed in (0, 1):
+                    protocol = "overlap" if ratio else "clean"
+                    place = {"category": category, "method": method, "noise_ratio": ratio, "seed": seed}
+                    task = task_of({"data": "mvtec_ad", "protocol": protocol, "backbone": "resnet18", **place})
+                    value = 0.98 + lift - fall * ratio * (1 + 0.1 * seed)
+                    measured = {"image_auroc": value, "pixel_auroc": value - 0.05, "images_per_second": 20.0 + seed}
+                    rows.append({"task_key": task_key(task), **task.as_row(), **measured, "error": None, **MACHINE})
+    return rows
+
+
+MACHINE = {"machine": "a processor", "threads": 2}
+
+
+def test_a_table_from_fixed_rows() -> None:
+    failed = {**fixed_rows()[0], "error": "no memory", "image_auroc": None}
+    found = summary.tables([*fixed_rows(), failed])
+    assert [table.title for table in found] == [
+        "mvtec_ad: image AUROC, clean, resnet18",
+        "mvtec_ad: pixel AUROC, clean, resnet18",
+        "mvtec_ad: image AUROC, overlap, 10%, resnet18",
+        "mvtec_ad: pixel AUROC, overlap, 10%, resnet18",
+        "mvtec_ad: image AUROC, overlap, 40%, resnet18",
+        "mvtec_ad: pixel AUROC, overlap, 40%, resnet18",
+    ]
+    assert summary.as_markdown(found[4]) == (
+        "**mvtec_ad: image AUROC, overlap, 40%, resnet18**\n"
+        "\n"
+        "| | patchcore | softpatch+ |\n"
+        "|---|---|---|\n"
+        "| bottle | 0.560 ± 0.028 | 0.938 ± 0.003 |\n"
+        "| screw | 0.460 ± 0.028 | 0.838 ± 0.003 |\n"
+        "| average | 0.510 ± 0.028 | 0.888 ± 0.003 |"
+    )
+    assert summary.as_csv(found[4:5]).splitlines()[:2] == [
+        "dataset,protocol,noise_ratio,backbone,settings,metric,category,method,value,deviation,seeds",
+        "mvtec_ad,overlap,0.4,resnet18,,image_auroc,bottle,patchcore,0.56000,0.02828,2",
+    ]
+
+
+def test_an_average_is_over_categories_that_all_methods_have() -> None:
+    rows = [row for row in fixed_rows() if (row["category"], row["method"]) != ("screw", "patchcore")]
+    assert not any(category == summary.AVERAGE for table in summary.tables(rows) for category, _ in table.cells)
+
+
+def test_later_rows_take_the_place_of_earlier_ones() -> None:
+    rows = fixed_rows()
+    better = {**rows[0], "image_auroc": 1.0}
+    cell = summary.tables([rows[0], better])[0].cells["bottle", "patchcore"]
+    assert (cell.value, cell.seeds) == (1.0, 1)
+    with pytest.raises(InputError, match="no rows without an error"):
+        summary.tables([{**rows[0], "error": "no"}])
+
+
+def test_our_numbers_beside_the_papers() -> None:
+    text = summary.beside_paper(summary.tables(fixed_rows()))
+    assert "**Table 1 of the paper**" in text
+    assert "| overlap 10% | bottle | patchcore | image AUROC | resnet18 | 0.875 ± 0.007 | 0.869 | +0.006 |" in text
+    assert "cable" not in text
+
+
+def test_figures_are_drawn_for_what_the_rows_have(tmp_path: Path) -> None:
+    rows = fixed_rows()
+    assert [path.name for path in draw_figures(rows, tmp_path)] == [
+        "noise-ratio-mvtec_ad-resnet18.png",
+        "images-per-second.png",
+    ]
+    varied = [{**row, "discard_fraction": fraction, "task_key": f"{row['task_key']}{fraction}"} for row in rows
+              for fraction in (0.1, 0.5)]  # fmt: skip
+    assert "discard-fraction-mvtec_ad-resnet18.png" in [path.name for path in draw_figures(rows + varied, tmp_path)]
+    assert all(path.stat().st_size > 10_000 for path in tmp_path.iterdir())
+
+
+def command(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as left:
+        main(["bench", *arguments])
+    return int(left.value.code or 0)
+
+
+def test_the_command_runs_tasks_and_sums_up(plate_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, output = plate_folder.parent, plate_folder.parent / "out"
+    listed = root / "tasks.toml"
+    listed.write_text(
+        '[[tasks]]\ndata = "plates"\ncategory = "plates"\nmethod = ["patchcore", "softpatch+"]\nresize = 64\n'
+        "crop = 64\nnoise_ratio = [0, 0.2]\n"
+    )
+    rows = str(output / "rows.jsonl")
+    where = ("--root", str(root), "-o", rows, "--device", "cpu")
+    assert command("run", str(listed), *where) == 0
+    assert "4 of 4 tasks were run, 0 failed" in capsys.readouterr().out
+    assert command("summary", rows, "--paper", "-o", str(output)) == 0
+    assert "summary.md, summary.csv, paper.md, noise-ratio-plates-builtin-v1.png" in capsys.readouterr().out
+    assert "| plates | " in (output / "summary.md").read_text()
+    assert command("run", "--data", "nowhere", "--category", "x", "--method", "padim", *where) == 2
+    assert "x, padim: " in capsys.readouterr().err
+    assert command("run", "--data", "nowhere", *where) == 2
+    assert "a task needs 'category'; this one has data" in capsys.readouterr().err

@@ -49,6 +49,7 @@ def run_tasks(
     The folders of the datasets are seen from `root`. A task that fails gets a row with its error, and the others go on;
     it is run again the next time. `jobs` processes share the work, each with its own datasets and backbones.
     """
+    output.parent.mkdir(parents=True, exist_ok=True)
     mend(output)
     done = finished(read_rows(output))
     groups = [list(group) for _, group in groupby(sorted(tasks, key=_shared), key=_shared)]

@@ -73,8 +73,8 @@ class Task:
         return {**values, **{name: _plain(self.settings[name]) for name in sorted(self.settings)}}
 
 
-_FIELDS = tuple(each.name for each in fields(Task) if each.name != "settings")
-_SETTINGS = tuple(each.name for each in fields(Settings) if each.name not in _FIELDS)
+FIELDS = tuple(each.name for each in fields(Task) if each.name != "settings")
+SETTINGS = tuple(each.name for each in fields(Settings) if each.name not in FIELDS)
 
 
 def task_of(values: Mapping[str, Any]) -> Task:
@@ -84,17 +84,17 @@ def task_of(values: Mapping[str, Any]) -> Task:
     where `data`, `category` or `method` is missing.
     """
     for name in values:
-        if name not in _FIELDS + _SETTINGS:
-            raise InputError(f"a task has no {name!r}; it has {', '.join(_FIELDS + _SETTINGS)}")
+        if name not in FIELDS + SETTINGS:
+            raise InputError(f"a task has no {name!r}; it has {', '.join(FIELDS + SETTINGS)}")
     for name in ("data", "category", "method"):
         if name not in values:
             raise InputError(f"a task needs {name!r}; this one has {', '.join(values) or 'nothing'}")
-    own = {name: values[name] for name in _FIELDS if name in values}
+    own = {name: values[name] for name in FIELDS if name in values}
     for name, value in own.items():
         expected = type(getattr(Task, name, ""))
         if not isinstance(value, expected) and not (expected is float and isinstance(value, int)):
             raise InputError(f"{name} is {value!r}; it must be {expected.__name__}")
-    return Task(**own, settings={name: value for name, value in values.items() if name in _SETTINGS})
+    return Task(**own, settings={name: value for name, value in values.items() if name in SETTINGS})
 
 
 def read_tasks(path: Path) -> list[Task]:

@@ -1,0 +1,123 @@
+"""The paper's figures from rows: noise ratio and discard fraction against AUROC, and speed."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from softpatch.atomic import replacing
+from softpatch.bench.methods import METHODS
+from softpatch.bench.rows import Row
+from softpatch.bench.summary import METRICS
+
+_COLOURS = ("#7f7f7f", "#000000", "#bbbbbb", "#ff7f0e", "#2ca02c", "#1f77b4", "#d62728", "#9467bd", "#8c564b")
+_SHOWN = (
+    "padim",
+    "patchcore",
+    "upper-bound",
+    "softpatch-nearest",
+    "softpatch-gaussian",
+    "softpatch-lof",
+    "softpatch+",
+    "cflow",
+    "igd",
+)
+COLOURS = dict(zip(_SHOWN, _COLOURS, strict=True))
+"""The colour of a method, the same in every figure."""
+
+
+def draw_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Write those figures that the rows have something for, and say which."""
+    usable = list({row["task_key"]: row for row in rows if row.get("error") is None}.values())
+    drawn = []
+    for data, backbone in sorted({(row["data"], row["backbone"]) for row in usable}):
+        chosen = [row for row in usable if (row["data"], row["backbone"]) == (data, backbone)]
+        stem = f"{data.strip('/').replace('/', '-')}-{backbone}"
+        overlap = [row for row in chosen if row["protocol"] in ("overlap", "clean")]
+        plain = [row for row in overlap if "discard_fraction" not in row]
+        varied = [row for row in overlap if "discard_fraction" in row]
+        if len({row["noise_ratio"] for row in plain}) > 1:
+            path = folder / f"noise-ratio-{stem}.png"
+            title = f"{data}, {backbone}, overlap"
+            drawn.append(_draw_lines(plain, "noise_ratio", "method", "noise ratio", title, path))
+        if len({row["discard_fraction"] for row in varied}) > 1:
+            path = folder / f"discard-fraction-{stem}.png"
+            title = f"softpatch+ on {data}, {backbone}, overlap"
+            ours = [row for row in varied if row["method"] == "softpatch+"]
+            drawn.append(_draw_lines(ours, "discard_fraction", "noise_ratio", "discard fraction", title, path))
+    if usable:
+        drawn.append(_draw_speed(usable, folder / "images-per-second.png"))
+    return drawn
+
+
+def _draw_lines(rows: Sequence[Row], x: str, series: str, label: str, title: str, path: Path) -> Path:
+    """Image and pixel AUROC against `x`, a line per value of `series`, error bars over seeds.
+
+    Averages are over the categories that every point has.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    points = {(row[series], row[x]) for row in rows}
+    has = {point: {row["category"] for row in rows if (row[series], row[x]) == point} for point in points}
+    shared = set.intersection(*has.values())
+    names = [m for m in METHODS if m in {row[series] for row in rows}] if series == "method" else None
+    names = names or sorted({row[series] for row in rows})
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for axis, (metric, metric_label) in zip(axes, METRICS.items(), strict=True):
+        for name in names:
+            xs, ys, errors = _line([row for row in rows if row[series] == name], x, metric, shared)
+            shown = name if series == "method" else f"noise {name:.0%}"
+            axis.errorbar(xs, ys, errors, marker="o", capsize=2, color=COLOURS.get(name), label=shown)
+        axis.set(xlabel=label, ylabel=metric_label)
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    figure.suptitle(f"{title}; mean of {', '.join(sorted(shared))}")
+    return _save(figure, path)
+
+
+def _line(
+    rows: Sequence[Row], x: str, metric: str, categories: set[str]
+) -> tuple[list[float], list[float], list[float]]:
+    xs, ys, errors = sorted({row[x] for row in rows}), [], []
+    for value in xs:
+        here = [row for row in rows if row[x] == value and row["category"] in categories and row[metric] is not None]
+        seeds = {row["seed"] for row in here}
+        means = [mean(row[metric] for row in here if row["seed"] == seed) for seed in seeds]
+        ys.append(mean(means))
+        errors.append(stdev(means) if len(means) > 1 else 0.0)
+    return xs, ys, errors
+
+
+def _draw_speed(rows: Sequence[Row], path: Path) -> Path:
+    """Images per second of each method and backbone, the mean over its rows."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    pairs = sorted({(row["backbone"], row["method"]) for row in rows}, key=lambda p: (p[0], list(METHODS).index(p[1])))
+    speeds = [
+        mean(row["images_per_second"] for row in rows if (row["backbone"], row["method"]) == pair) for pair in pairs
+    ]
+    figure, axis = plt.subplots(figsize=(8, 0.35 * len(pairs) + 1.2), layout="constrained")
+    bars = axis.barh(
+        [f"{method}, {backbone}" for backbone, method in pairs],
+        speeds,
+        color=[COLOURS.get(method, "#999999") for _, method in pairs],
+    )
+    axis.bar_label(bars, fmt="%.1f", padding=3)
+    axis.invert_yaxis()
+    axis.set(xlabel=f"images per second, prediction, {rows[0]['machine']}, {rows[0]['threads']} threads")
+    return _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> Path:
+    import matplotlib.pyplot as plt
+
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    plt.close(figure)
+    return path

@@ -1,0 +1,204 @@
+"""From rows to tables: what each method reaches, per category and on the average, and beside the paper's numbers."""
+
+import csv
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from io import StringIO
+from statistics import mean, stdev
+
+from softpatch.bench.methods import METHODS
+from softpatch.bench.rows import Row
+from softpatch.errors import InputError
+
+METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The mean of a metric over seeds, its standard deviation, and over how many."""
+
+    value: float
+    deviation: float
+    seeds: int
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + (f" ± {self.deviation:.3f}" if self.seeds > 1 else "")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of one protocol, ratio, backbone and metric: cells by category, then `AVERAGE`, and by method.
+
+    `settings` names those settings that differ from the methods' own, as text.
+    """
+
+    dataset: str
+    protocol: str
+    noise_ratio: float
+    backbone: str
+    settings: str
+    metric: str
+    cells: dict[tuple[str, str], Cell]
+
+    @property
+    def title(self) -> str:
+        protocol = "clean" if self.protocol == "clean" else f"{self.protocol}, {self.noise_ratio:.0%}"
+        more = f", {self.settings}" if self.settings else ""
+        return f"{self.dataset}: {METRICS[self.metric]}, {protocol}, {self.backbone}{more}"
+
+    @property
+    def categories(self) -> list[str]:
+        """In alphabetical order, the average last."""
+        return sorted({category for category, _ in self.cells}, key=lambda name: (name == AVERAGE, name))
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the paper's tables."""
+        present = {method for _, method in self.cells}
+        return [method for method in METHODS if method in present]
+
+
+def tables(rows: Iterable[Row]) -> list[Table]:
+    """One table per dataset, protocol, ratio, backbone, settings and metric. Rows with an error are left out.
+
+    The average is over the categories that all methods of the table have. Raises `InputError` without rows.
+    """
+    last = {row["task_key"]: row for row in rows if row.get("error") is None}
+    if not last:
+        raise InputError("there are no rows without an error; run some tasks first")
+    groups: dict[tuple[str, str, float, str, str], list[Row]] = {}
+    for row in last.values():
+        key = (row["data"], row["protocol"], row["noise_ratio"], row["backbone"], own_settings(row))
+        groups.setdefault(key, []).append(row)
+    found = []
+    for key, group in sorted(groups.items()):
+        for metric in METRICS:
+            cells = _cells(group, metric)
+            if cells:
+                found.append(Table(*key, metric, cells))
+    return found
+
+
+def own_settings(row: Row) -> str:
+    """The settings of a row that differ from its method's own, as "name=value, ...", without discard_fraction."""
+    from softpatch.bench.task import SETTINGS
+
+    return ", ".join(f"{name}={row[name]}" for name in SETTINGS if name in row)
+
+
+def _cells(rows: Sequence[Row], metric: str) -> dict[tuple[str, str], Cell]:
+    values: dict[tuple[str, str], dict[int, float]] = {}
+    for row in rows:
+        if row.get(metric) is not None:
+            values.setdefault((row["category"], row["method"]), {})[row["seed"]] = row[metric]
+    cells = {place: _cell(list(by_seed.values())) for place, by_seed in values.items()}
+    methods = {method for _, method in values}
+    shared = [c for c in {category for category, _ in values} if all((c, method) in values for method in methods)]
+    for method in methods if len(shared) > 1 else ():
+        seeds = set.intersection(*(set(values[category, method]) for category in shared))
+        averages = [mean(values[category, method][seed] for category in shared) for seed in sorted(seeds)]
+        if averages:
+            cells[AVERAGE, method] = _cell(averages)
+    return cells
+
+
+def _cell(values: list[float]) -> Cell:
+    return Cell(mean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
+
+
+def as_markdown(table: Table) -> str:
+    """A table with its title above it."""
+    methods = table.methods
+    lines = [f"**{table.title}**", "", f"| | {' | '.join(methods)} |", "|" + "---|" * (1 + len(methods))]
+    for category in table.categories:
+        cells = [str(table.cells.get((category, method), "-")) for method in methods]
+        lines.append(f"| {category} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def as_csv(found: Iterable[Table]) -> str:
+    """All tables in one, a line per cell."""
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = ("dataset", "protocol", "noise_ratio", "backbone", "settings", "metric")
+    writer.writerow([*names, "category", "method", "value", "deviation", "seeds"])
+    for table in found:
+        for category in table.categories:
+            for method in table.methods:
+                cell = table.cells.get((category, method))
+                if cell:
+                    place = [getattr(table, name) for name in names]
+                    figures = [f"{cell.value:.5f}", f"{cell.deviation:.5f}", cell.seeds]
+                    writer.writerow([*place, category, method, *figures])
+    return text.getvalue()
+
+
+# --- beside the paper ---
+
+
+@dataclass(frozen=True)
+class PaperNumber:
+    """A number of the paper: where it stands, what it is of, and its value."""
+
+    table: int
+    dataset: str
+    category: str
+    protocol: str
+    noise_ratio: float
+    method: str
+    lof_neighbors: str
+    metric: str
+    value: float
+
+
+def paper_numbers() -> list[PaperNumber]:
+    """Every number of the paper's tables 1 to 10."""
+    text = files("softpatch.bench").joinpath("paper.csv").read_text(encoding="utf-8")
+    return [
+        PaperNumber(
+            int(row["table"]),
+            row["dataset"],
+            row["category"],
+            row["protocol"],
+            float(row["noise_ratio"]),
+            row["method"],
+            row["lof_neighbors"],
+            row["metric"],
+            float(row["value"]),
+        )
+        for row in csv.DictReader(StringIO(text))
+    ]
+
+
+def beside_paper(found: Iterable[Table]) -> str:
+    """Markdown: for every table of the paper that we have numbers of, ours, the paper's, and the difference."""
+    ours: dict[tuple[str, str, str, float, str, str], tuple[Cell, Table]] = {}
+    for table in found:
+        for (category, method), cell in table.cells.items():
+            dataset = table.dataset.rstrip("/").rsplit("/", 1)[-1].split("_")[0].lower()
+            place = (dataset, category, table.protocol, table.noise_ratio, method, table.metric)
+            ours.setdefault(place, (cell, table))
+    parts = []
+    numbers = [number for number in paper_numbers() if not number.lof_neighbors]
+    for name in sorted({number.table for number in numbers}):
+        lines = []
+        for number in (each for each in numbers if each.table == name):
+            place = (
+                number.dataset,
+                number.category,
+                number.protocol,
+                number.noise_ratio,
+                number.method,
+                number.metric,
+            )
+            if place in ours:
+                cell, table = ours[place]
+                what = f"| {number.protocol} {number.noise_ratio:.0%} | {number.category} | {number.method} "
+                figures = f"| {cell} | {number.value:.3f} | {cell.value - number.value:+.3f} |"
+                lines.append(f"{what}| {METRICS[number.metric]} | {table.backbone} {figures}")
+        if lines:
+            head = "| | category | method | metric | backbone | ours | paper | difference |\n|" + "---|" * 8
+            parts.append(f"**Table {name} of the paper**\n\n{head}\n" + "\n".join(lines))
+    return "\n\n".join(parts) or "None of the paper's numbers is of a category, protocol and method that was run."
