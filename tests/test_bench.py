@@ -113,6 +113,33 @@ def test_a_bad_list_file_is_refused(text: str, said: str, tmp_path: Path) -> Non
         read_tasks(tmp_path / "missing.toml")
 
 
+TASK_LISTS = sorted((Path(runner.__file__).parent / "tasks").glob("*.toml"))
+
+
+def test_there_is_a_list_for_every_table_and_figure() -> None:
+    names = [f"table{number:02}" for number in range(1, 11)]
+    assert [path.stem for path in TASK_LISTS] == ["figure4", "figure5", "quick", "shared", *names]
+
+
+@pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)
+def test_the_shipped_lists_are_valid(path: Path) -> None:
+    assert len(read_tasks(path)) >= 16
+
+
+def test_the_lists_ask_for_what_the_paper_has() -> None:
+    for number in range(1, 11):
+        asked = {
+            (task.category, task.protocol, task.noise_ratio, task.method)
+            for task in read_tasks(TASK_LISTS[0].with_name(f"table{number:02}.toml"))
+        }
+        printed = {
+            (each.category, each.protocol, each.noise_ratio, each.method)
+            for each in summary.paper_numbers()
+            if each.table == number and each.category != "average" and each.method in METHODS
+        }
+        assert printed <= asked
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_from_end_to_end(method: str, plate_folder: Path) -> None:
     (row,) = rows_of([tiny_task(method=method)], plate_folder.parent)

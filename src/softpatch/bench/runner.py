@@ -30,6 +30,7 @@ from softpatch.data.layouts import Dataset, Sample, open_dataset
 from softpatch.errors import SoftPatchError
 from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
+from softpatch.features.weights import PRETRAINED, RANDOM
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
 
@@ -46,8 +47,9 @@ def run_tasks(
 ) -> None:
     """Run the tasks that have no row in `output` yet, and append one for each as soon as it is there.
 
-    The folders of the datasets are seen from `root`. A task that fails gets a row with its error, and the others go on;
-    it is run again the next time. `jobs` processes share the work, each with its own datasets and backbones.
+    The folders of the datasets, and files of weights, are seen from `root`. A task that fails gets a row with its
+    error, and the others go on; it is run again the next time. `jobs` processes share the work, each with its own
+    datasets and backbones.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     mend(output)
@@ -100,7 +102,7 @@ def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Prog
     first, settings = tasks[0], tasks[0].detector_settings()
     try:
         dataset = open_dataset(root / first.data, layout=first.layout, category=first.category)
-        features = _features(first, settings, runtime, progress)
+        features = _features(first, root, settings, runtime, progress)
         truth = _Truth(Framing(settings.resize, settings.crop))
     except (SoftPatchError, ImportError) as error:
         yield from (_row(task, {"error": str(error)}) for task in tasks)
@@ -114,7 +116,7 @@ def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Prog
             yield _row(task, {"error": str(error) if known else traceback.format_exc(limit=-1).strip()})
 
 
-def _features(task: Task, settings: Settings, runtime: Runtime, progress: Progress) -> Features:
+def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, progress: Progress) -> Features:
     layers = settings.layers
     embed: Callable[[Sequence[Tensor]], Tensor] = partial(patch_embeddings, embedding_dim=settings.embedding_dim)
     if METHODS[task.method].run == "padim":
@@ -124,7 +126,7 @@ def _features(task: Task, settings: Settings, runtime: Runtime, progress: Progre
     backbone = load_backbone(
         task.backbone,
         layers=layers,
-        weights=task.weights,
+        weights=task.weights if task.weights in (PRETRAINED, RANDOM) else str(root / task.weights),
         image_size=settings.crop,
         device=torch_device(runtime.device),
         offline=runtime.offline,
