@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from softpatch.bench import padim, runner, summary
+from softpatch.bench import cflow, padim, runner, summary
 from softpatch.bench.figures import draw_figures
 from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import append_row, finished, mend, read_rows, task_key
@@ -16,8 +17,9 @@ from softpatch.bench.task import Task, read_tasks, task_of
 from softpatch.cli import main
 from softpatch.config import Runtime
 from softpatch.errors import InputError
+from softpatch.progress import silent
 
-TINY = {"resize": 64, "crop": 64, "coreset_ratio": 0.1}
+TINY = {"resize": 64, "crop": 64, "coreset_ratio": 0.1, "budget": "small"}
 CPU = Runtime("cpu", workers=1)
 
 
@@ -36,7 +38,7 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
     ("values", "said"),
     [
         ({"nose": 0.1}, "a task has no 'nose'; it has data, category, method, protocol, noise_ratio"),
-        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, patchcore"),
+        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, patchcore"),
         ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap"),
         ({"layout": "voc"}, "layout is 'voc'; choose from folder, mvtec"),
         ({"noise_ratio": 0.1, "protocol": "clean"}, "noise_ratio is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
@@ -238,6 +240,51 @@ def test_padim_is_a_gaussian_per_position() -> None:
         centred = test[:, position].double() - points.mean(dim=0)
         expected = torch.einsum("nd,de,ne->n", centred, torch.linalg.inv(covariance), centred).sqrt()
         assert torch.allclose(scores[:, position].double(), expected, rtol=1e-4)
+
+
+def test_the_flow_has_the_density_that_its_jacobian_says() -> None:
+    flow = cflow.make_flow(6, seed=0)
+    values, conditions = torch.randn(4, 6), cflow.where((2, 2))
+    found = cflow.log_likelihood(flow, values, conditions)
+    for number in range(4):
+
+        def latent(value: torch.Tensor, condition: torch.Tensor = conditions[number]) -> torch.Tensor:
+            return flow(value[None], [condition[None]])[0][0]
+
+        jacobian = torch.autograd.functional.jacobian(latent, values[number])
+        normal = torch.distributions.Normal(0, 1).log_prob(latent(values[number])).sum()
+        expected = (normal + torch.linalg.slogdet(jacobian).logabsdet) / 6
+        assert torch.allclose(found[number], expected, atol=1e-4)
+
+
+def test_a_flow_learns_where_patches_lie() -> None:
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(40, 4, 6, generator=generator)
+    patches[..., 0] = patches[..., 1] + 0.1 * patches[..., 0]
+    patches[:, 2] += 3  # another mean at one position
+    likelihoods = []
+    for steps in (1, 400):
+        training = cflow.Training(epochs=10**6, steps=steps, batch=64, learning_rate=5e-3)
+        flow = cflow.train_flow(patches, (2, 2), training, 0, torch.device("cpu"), progress=silent)
+        likelihoods.append(cflow.log_likelihoods(flow, patches, (2, 2), torch.device("cpu")))
+    assert likelihoods[1].mean() > likelihoods[0].mean() + 0.3
+    elsewhere = cflow.log_likelihoods(flow, patches.roll(1, 1), (2, 2), torch.device("cpu"))
+    assert elsewhere[:, 3].mean() < likelihoods[1][:, 3].mean() - 0.3
+
+
+def test_maps_side_by_side_come_apart_again() -> None:
+    maps = [torch.randn(2, 3, 4, 5).half(), torch.randn(2, 6, 2, 2).half()]
+    parts = cflow.unflattened(cflow.flattened(maps), [(3, 4, 5), (6, 2, 2)])
+    for part, each in zip(parts, maps, strict=True):
+        assert torch.equal(part, each.flatten(2).mT)
+
+
+def test_flows_are_the_same_for_the_same_seed() -> None:
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    one, same, other = (cflow.make_flow(6, seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
 
 
 def test_padim_chooses_channels_by_seed() -> None:

@@ -18,21 +18,21 @@ from softpatch.progress import Progress, silent
 class Features:
     """What a backbone sees in images, remembered.
 
-    `embed` makes patch embeddings (B, P, D) float16 of the backbone's maps. `grid` is the patch grid (H, W) of the
-    images seen last; `seconds` and `images` count the work that was done.
+    `embed` makes one tensor of numbers per image of the backbone's maps, whose `shapes` are (C, H, W); `seconds` and
+    `images` count the work that was done.
     """
 
     backbone: Backbone
     settings: Settings
     runtime: Runtime
     embed: Callable[[Sequence[Tensor]], Tensor]
-    grid: tuple[int, int] = (0, 0)
+    shapes: tuple[tuple[int, int, int], ...] = ()
     seconds: float = 0.0
     images: int = 0
     _seen: dict[tuple[str, int | None], Tensor] = field(default_factory=dict)
 
     def of(self, refs: Sequence[ImageRef], seed: int, *, progress: Progress = silent) -> Tensor:
-        """The patch embeddings (N, P, D) float16 of images; copies that contamination disturbed are told by `seed`."""
+        """What `embed` makes of images, (N, ...); copies that contamination disturbed are told by `seed`."""
         keys = [(ref.name, None if ref.path else seed) for ref in refs]
         missing = {key: ref for key, ref in zip(keys, refs, strict=True) if key not in self._seen}
         began, done = time.perf_counter(), 0
@@ -44,15 +44,19 @@ class Features:
             workers=self.runtime.workers,
         ):
             maps = self.backbone.feature_maps(images)
-            finest = max(maps, key=lambda layer: layer.shape[2] * layer.shape[3])
-            self.grid = (finest.shape[2], finest.shape[3])
-            for embeddings in self.embed(maps).cpu():
-                self._seen[order[done]] = embeddings.clone()
+            self.shapes = tuple((layer.shape[1], layer.shape[2], layer.shape[3]) for layer in maps)
+            for embedding in self.embed(maps).cpu():
+                self._seen[order[done]] = embedding.clone()
                 done += 1
             progress("patch embeddings", done, len(missing))
         self.seconds += time.perf_counter() - began
         self.images += len(missing)
         return torch.stack([self._seen[key] for key in keys])
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The patch grid (H, W): the finest of the maps'."""
+        return max((shape[1:] for shape in self.shapes), key=lambda grid: grid[0] * grid[1])
 
     @property
     def seconds_per_image(self) -> float:

@@ -37,6 +37,7 @@ def _fusions() -> dict[str, Method]:
 
 METHODS: dict[str, Method] = {
     "padim": Method("patchcore", run="padim"),
+    "cflow": Method("patchcore", run="cflow"),
     "patchcore": Method("patchcore"),
     "upper-bound": Method("patchcore", clean_training=True),
     **{

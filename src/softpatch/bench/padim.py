@@ -39,11 +39,6 @@ def run(split: ContaminatedSplit, features: Features, settings: Settings, *, pro
     return Outcome(maps.amax(dim=(1, 2)).numpy(), list(maps.numpy()), fitted - began, ended - looked)
 
 
-def padim_layers(backbone: str) -> tuple[str, ...] | None:
-    """The layers of the paper for a ResNet; for other backbones those that are the default."""
-    return ("layer1", "layer2", "layer3") if "resnet" in backbone else None
-
-
 def concatenated(maps: Sequence[Tensor]) -> Tensor:
     """Maps (B, C, H, W) of several layers, each repeated to the finest grid: float16 (B, P, D)."""
     finest = max((tuple(each.shape[2:]) for each in maps), key=lambda grid: grid[0] * grid[1])

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softpatch.bench import family
+from softpatch.bench import cflow, family, padim
 from softpatch.bench.features import Features
 from softpatch.bench.machine import forget_peak, machine, peak_memory
 from softpatch.bench.methods import METHODS
@@ -66,7 +66,8 @@ def _shared(task: Task) -> tuple[str, ...]:
     """Tasks for which this is equal look at the same features."""
     settings = task.detector_settings()
     framing = (settings.resize, settings.crop, settings.embedding_dim, settings.layers)
-    run = "padim" if METHODS[task.method].run == "padim" else ""
+    run = METHODS[task.method].run
+    run = "" if run == "images" else run
     return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, framing), run)
 
 
@@ -117,12 +118,12 @@ def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Prog
 
 
 def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, progress: Progress) -> Features:
-    layers = settings.layers
+    layers, run = settings.layers, METHODS[task.method].run
     embed: Callable[[Sequence[Tensor]], Tensor] = partial(patch_embeddings, embedding_dim=settings.embedding_dim)
-    if METHODS[task.method].run == "padim":
-        from softpatch.bench.padim import concatenated, padim_layers
-
-        layers, embed = layers or padim_layers(task.backbone), concatenated
+    if run in ("padim", "cflow"):
+        embed = cflow.flattened if run == "cflow" else padim.concatenated
+        if layers is None and "resnet" in task.backbone:
+            layers = ("layer1", "layer2", "layer3")  # as both papers have it
     backbone = load_backbone(
         task.backbone,
         layers=layers,
@@ -144,7 +145,7 @@ def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features,
         good = [not anomalous for anomalous in split.train_is_anomalous]
         refs = tuple(ref for ref, keep in zip(split.train, good, strict=True) if keep)
         learned = replace(split, train=refs, train_is_anomalous=(False,) * len(refs))
-    outcome = _run(method.run, learned, features, task.detector_settings(), progress)
+    outcome = _run(task, learned, features, task.detector_settings(), progress)
     labels, masks, maps = truth.of(split.test, outcome)
     metrics = evaluate_scores(labels, outcome.image_scores, masks, maps).as_dict()
     predicting = features.seconds_per_image + outcome.predict_seconds / len(split.test)
@@ -160,11 +161,12 @@ def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features,
     }
 
 
-def _run(run: str, split: ContaminatedSplit, features: Features, settings: Settings, progress: Progress) -> Outcome:
+def _run(task: Task, split: ContaminatedSplit, features: Features, settings: Settings, progress: Progress) -> Outcome:
+    run = METHODS[task.method].run
     if run == "padim":
-        from softpatch.bench import padim
-
         return padim.run(split, features, settings, progress=progress)
+    if run == "cflow":
+        return cflow.run(split, features, settings, task.budget, progress=progress)
     return family.run(split, features, settings, drop_images=run == "images", progress=progress)
 
 

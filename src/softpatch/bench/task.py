@@ -35,7 +35,8 @@ class Task:
     """A method, run on a category of a dataset whose training images were contaminated.
 
     `data` is the dataset's folder, seen from where the benchmark is run. `settings` are those of `Settings` that
-    differ from the method's own, without backbone, weights and seed, which are the task's.
+    differ from the method's own, without backbone, weights and seed, which are the task's. `budget` is for methods that
+    train a network: "paper", or "small" for what a CPU can do.
     """
 
     data: str
@@ -47,12 +48,14 @@ class Task:
     backbone: str = Settings.backbone
     weights: str = Settings.weights
     layout: str = "auto"
+    budget: str = "paper"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _one_of("method", self.method, tuple(METHODS))
         _one_of("protocol", self.protocol, PROTOCOLS)
         _one_of("layout", self.layout, (*LAYOUTS, "auto"))
+        _one_of("budget", self.budget, ("paper", "small"))
         if (self.protocol == "clean") != (self.noise_ratio == 0):
             raise InputError(
                 f"noise_ratio is {self.noise_ratio} in the protocol {self.protocol!r}; it is 0 in 'clean' alone"
