@@ -90,7 +90,7 @@ def make_flow(channels: int, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         np.random.seed(seed)  # noqa: NPY002
-        flow = framework.SequenceINN(channels)
+        flow: Any = framework.SequenceINN(channels)
         for _ in range(BLOCKS):
             flow.append(
                 modules.AllInOneBlock,
