@@ -358,6 +358,43 @@ def test_our_numbers_beside_the_papers() -> None:
     assert "**Table 1 of the paper**" in text
     assert "| overlap 10% | bottle | patchcore | image AUROC | resnet18 | 0.875 ± 0.007 | 0.869 | +0.006 |" in text
     assert "cable" not in text
+    assert "| average of 2 of 15 | patchcore | image AUROC | resnet18 | 0.825 ± 0.007 | 0.778 | - |" in text
+
+
+def averages_beside_the_papers(categories: list[str], **settings: object) -> str:
+    """What `summary --paper` says of some values of SoftPatch and PatchCore in these categories."""
+    rows = []
+    for category in categories:
+        for method, value in (("softpatch-lof", 0.9), ("patchcore", 0.8)):
+            task = task_of({"data": "mvtec_ad", "category": category, "method": method, **settings})
+            measured = {"image_auroc": value, "pixel_auroc": value, "error": None}
+            rows.append({"task_key": task_key(task), **task.as_row(), **measured})
+    return summary.beside_paper(summary.tables(rows))
+
+
+def test_numbers_of_neighbours_beside_the_papers() -> None:
+    categories = sorted({each.category for each in summary.paper_numbers() if each.table == 1} - {"average"})
+    text = averages_beside_the_papers(categories, lof_neighbors=3)
+    assert text.splitlines()[0] == "**Table 8 of the paper**"  # other tables are of another LOF-K
+    assert text.splitlines()[4:] == [
+        "| overlap 10% | average | softpatch-lof, K = 3 | image AUROC | builtin-v1, lof_neighbors=3 "
+        "| 0.900 | 0.983 | -0.083 |",
+        "| overlap 10% | average | softpatch-lof, K = 3 | pixel AUROC | builtin-v1, lof_neighbors=3 "
+        "| 0.900 | 0.955 | -0.055 |",
+    ]
+    text = averages_beside_the_papers(categories)
+    assert "| softpatch-lof, K = 6 | pixel AUROC | builtin-v1 | 0.900 | 0.975 |" in text
+
+
+def test_no_denoising_beside_the_papers() -> None:
+    text = averages_beside_the_papers(["bottle", "screw"], noise_ratio=0.4)
+    table = text[text.index("**Table 9") : text.index("**Table 10")]
+    assert [line.split(" | ")[2:] for line in table.splitlines() if " 40% " in line] == [
+        ["patchcore", "image AUROC", "builtin-v1", "0.800", "0.242", "- |"],
+        ["patchcore", "pixel AUROC", "builtin-v1", "0.800", "0.425", "- |"],
+        ["softpatch-lof", "image AUROC", "builtin-v1", "0.900", "0.896", "- |"],
+        ["softpatch-lof", "pixel AUROC", "builtin-v1", "0.900", "0.802", "- |"],
+    ]
 
 
 def test_figures_are_drawn_for_what_the_rows_have(tmp_path: Path) -> None:

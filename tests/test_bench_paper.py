@@ -17,7 +17,7 @@ METHODS = {
     *("padim", "cflow", "igd", "patchcore", "upper-bound"),
     *("softpatch-nearest", "softpatch-gaussian", "softpatch-lof", "softpatch+"),
     *("fusion-nearest-gaussian", "fusion-nearest-lof", "fusion-nearest-gaussian-lof"),
-    *("no-denoising", "image-denoising-lof"),
+    "image-denoising-lof",
 }
 CATEGORIES = {"mvtec": 15, "visa": 12, "btad": 3}
 COUNTS = {

@@ -1,6 +1,7 @@
 """From rows to tables: what each method reaches, per category and on the average, and beside the paper's numbers."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -9,10 +10,15 @@ from statistics import mean, stdev
 
 from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import Row
+from softpatch.config import Settings
 from softpatch.errors import InputError
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 AVERAGE = "average"
+CATEGORIES = {"mvtec": 15, "visa": 12, "btad": 3}
+"""How many categories the paper's averages are over."""
+LOF_TABLE = 8
+"""The paper's table of several LOF-K."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,18 @@ class Table:
         return sorted({category for category, _ in self.cells}, key=lambda name: (name == AVERAGE, name))
 
     @property
+    def shared_categories(self) -> list[str]:
+        """Those that all methods have, which averages are over."""
+        names = [category for category in self.categories if category != AVERAGE]
+        return [name for name in names if all((name, method) in self.cells for method in self.methods)]
+
+    @property
+    def lof_neighbors(self) -> int:
+        """LOF-K: a setting of its own or the default."""
+        own = re.search(r"lof_neighbors=(\d+)", self.settings)
+        return int(own[1]) if own else Settings.lof_neighbors
+
+    @property
     def methods(self) -> list[str]:
         """In the order of the paper's tables."""
         present = {method for _, method in self.cells}
@@ -82,7 +100,7 @@ def tables(rows: Iterable[Row]) -> list[Table]:
 
 
 def own_settings(row: Row) -> str:
-    """The settings of a row that differ from its method's own, as "name=value, ...", without discard_fraction."""
+    """The settings of a row that differ from its method's own, as "name=value, ..."."""
     from softpatch.bench.task import SETTINGS
 
     return ", ".join(f"{name}={row[name]}" for name in SETTINGS if name in row)
@@ -148,7 +166,7 @@ class PaperNumber:
     protocol: str
     noise_ratio: float
     method: str
-    lof_neighbors: str
+    lof_neighbors: int
     metric: str
     value: float
 
@@ -164,7 +182,7 @@ def paper_numbers() -> list[PaperNumber]:
             row["protocol"],
             float(row["noise_ratio"]),
             row["method"],
-            row["lof_neighbors"],
+            int(row["lof_neighbors"] or Settings.lof_neighbors),
             row["metric"],
             float(row["value"]),
         )
@@ -173,32 +191,43 @@ def paper_numbers() -> list[PaperNumber]:
 
 
 def beside_paper(found: Iterable[Table]) -> str:
-    """Markdown: for every table of the paper that we have numbers of, ours, the paper's, and the difference."""
-    ours: dict[tuple[str, str, str, float, str, str], tuple[Cell, Table]] = {}
-    for table in found:
-        for (category, method), cell in table.cells.items():
-            dataset = table.dataset.rstrip("/").rsplit("/", 1)[-1].split("_")[0].lower()
-            place = (dataset, category, table.protocol, table.noise_ratio, method, table.metric)
-            ours.setdefault(place, (cell, table))
+    """Markdown: for every table of the paper that we have numbers of, ours, the paper's, and the difference.
+
+    An average over some of the paper's categories says over how many, and is not compared.
+    """
+    numbers, tables = paper_numbers(), list(found)
     parts = []
-    numbers = [number for number in paper_numbers() if not number.lof_neighbors]
     for name in sorted({number.table for number in numbers}):
-        lines = []
-        for number in (each for each in numbers if each.table == name):
-            place = (
-                number.dataset,
-                number.category,
-                number.protocol,
-                number.noise_ratio,
-                number.method,
-                number.metric,
-            )
-            if place in ours:
-                cell, table = ours[place]
-                what = f"| {number.protocol} {number.noise_ratio:.0%} | {number.category} | {number.method} "
-                figures = f"| {cell} | {number.value:.3f} | {cell.value - number.value:+.3f} |"
-                lines.append(f"{what}| {METRICS[number.metric]} | {table.backbone} {figures}")
+        lines = [
+            _beside(number, table, cell)
+            for number in numbers
+            if number.table == name
+            for table in tables
+            if _is_of(number, table)
+            for cell in [table.cells.get((number.category, number.method))]
+            if cell
+        ]
         if lines:
-            head = "| | category | method | metric | backbone | ours | paper | difference |\n|" + "---|" * 8
+            head = "| | category | method | metric | measured with | ours | paper | difference |\n|" + "---|" * 8
             parts.append(f"**Table {name} of the paper**\n\n{head}\n" + "\n".join(lines))
     return "\n\n".join(parts) or "None of the paper's numbers is of a category, protocol and method that was run."
+
+
+def _is_of(number: PaperNumber, table: Table) -> bool:
+    """Whether a number of the paper can stand in a table of ours."""
+    dataset = table.dataset.rstrip("/").rsplit("/", 1)[-1].split("_")[0].lower()
+    ours = (dataset, table.protocol, table.noise_ratio, table.metric, table.lof_neighbors)
+    return ours == (number.dataset, number.protocol, number.noise_ratio, number.metric, number.lof_neighbors)
+
+
+def _beside(number: PaperNumber, table: Table, cell: Cell) -> str:
+    """A line of `beside_paper`."""
+    compared, category, method = f"{cell.value - number.value:+.3f}", number.category, number.method
+    if category == AVERAGE and len(table.shared_categories) < CATEGORIES[number.dataset]:
+        compared = "-"
+        category = f"average of {len(table.shared_categories)} of {CATEGORIES[number.dataset]}"
+    if number.table == LOF_TABLE:
+        method = f"{method}, K = {number.lof_neighbors}"
+    where = f"{table.backbone}, {table.settings}" if table.settings else table.backbone
+    what = f"{number.protocol} {number.noise_ratio:.0%} | {category} | {method} | {METRICS[number.metric]}"
+    return f"| {what} | {where} | {cell} | {number.value:.3f} | {compared} |"
