@@ -38,7 +38,7 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
     ("values", "said"),
     [
         ({"nose": 0.1}, "a task has no 'nose'; it has data, category, method, protocol, noise_ratio"),
-        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, patchcore"),
+        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, igd, patchcore"),
         ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap"),
         ({"layout": "voc"}, "layout is 'voc'; choose from folder, mvtec"),
         ({"noise_ratio": 0.1, "protocol": "clean"}, "noise_ratio is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),

@@ -18,14 +18,15 @@ from softpatch.progress import Progress, silent
 class Features:
     """What a backbone sees in images, remembered.
 
-    `embed` makes one tensor of numbers per image of the backbone's maps, whose `shapes` are (C, H, W); `seconds` and
-    `images` count the work that was done.
+    `embed` makes one tensor of numbers per image of the backbone's maps, whose `shapes` are (C, H, W); with `pixels`
+    the image itself, in [0, 1], is the last of them. `seconds` and `images` count the work that was done.
     """
 
     backbone: Backbone
     settings: Settings
     runtime: Runtime
     embed: Callable[[Sequence[Tensor]], Tensor]
+    pixels: bool = False
     shapes: tuple[tuple[int, int, int], ...] = ()
     seconds: float = 0.0
     images: int = 0
@@ -44,6 +45,8 @@ class Features:
             workers=self.runtime.workers,
         ):
             maps = self.backbone.feature_maps(images)
+            if self.pixels:
+                maps = [*maps, images.to(maps[0].device)]
             self.shapes = tuple((layer.shape[1], layer.shape[2], layer.shape[3]) for layer in maps)
             for embedding in self.embed(maps).cpu():
                 self._seen[order[done]] = embedding.clone()

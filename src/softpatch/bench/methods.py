@@ -1,7 +1,7 @@
 """The methods that the benchmark compares, by name.
 
-Those of the PatchCore family are presets with some settings of their own. `run` of the others says in which module they
-are; it is imported when the method is run, since some need libraries that are not always installed.
+Those of the PatchCore family are presets with some settings of their own; the others are competitors, each in a module
+of its name.
 """
 
 from collections.abc import Mapping
@@ -38,6 +38,7 @@ def _fusions() -> dict[str, Method]:
 METHODS: dict[str, Method] = {
     "padim": Method("patchcore", run="padim"),
     "cflow": Method("patchcore", run="cflow"),
+    "igd": Method("patchcore", run="igd"),
     "patchcore": Method("patchcore"),
     "upper-bound": Method("patchcore", clean_training=True),
     **{

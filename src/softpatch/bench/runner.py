@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softpatch.bench import cflow, family, padim
+from softpatch.bench import cflow, family, igd, padim
 from softpatch.bench.features import Features
 from softpatch.bench.machine import forget_peak, machine, peak_memory
 from softpatch.bench.methods import METHODS
@@ -33,6 +33,13 @@ from softpatch.features.embedding import patch_embeddings
 from softpatch.features.weights import PRETRAINED, RANDOM
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
+
+_EMBEDDINGS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
+    "padim": padim.concatenated,
+    "cflow": cflow.flattened,
+    "igd": igd.pooled_and_pixels,
+}
+"""What is remembered of images for methods that do not take patch embeddings."""
 
 
 def run_tasks(
@@ -119,11 +126,9 @@ def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Prog
 
 def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, progress: Progress) -> Features:
     layers, run = settings.layers, METHODS[task.method].run
-    embed: Callable[[Sequence[Tensor]], Tensor] = partial(patch_embeddings, embedding_dim=settings.embedding_dim)
-    if run in ("padim", "cflow"):
-        embed = cflow.flattened if run == "cflow" else padim.concatenated
-        if layers is None and "resnet" in task.backbone:
-            layers = ("layer1", "layer2", "layer3")  # as both papers have it
+    if layers is None and run in ("padim", "cflow") and "resnet" in task.backbone:
+        layers = ("layer1", "layer2", "layer3")  # as both papers have it
+    embed = _EMBEDDINGS.get(run) or partial(patch_embeddings, embedding_dim=settings.embedding_dim)
     backbone = load_backbone(
         task.backbone,
         layers=layers,
@@ -134,7 +139,7 @@ def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, prog
         seed=task.seed,
         progress=progress,
     )
-    return Features(backbone, settings, runtime, embed)
+    return Features(backbone, settings, runtime, embed, pixels=run == "igd")
 
 
 def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features, progress: Progress) -> dict[str, Any]:
@@ -165,8 +170,9 @@ def _run(task: Task, split: ContaminatedSplit, features: Features, settings: Set
     run = METHODS[task.method].run
     if run == "padim":
         return padim.run(split, features, settings, progress=progress)
-    if run == "cflow":
-        return cflow.run(split, features, settings, task.budget, progress=progress)
+    if run in ("cflow", "igd"):
+        trained = cflow.run if run == "cflow" else igd.run
+        return trained(split, features, settings, task.budget, progress=progress)
     return family.run(split, features, settings, drop_images=run == "images", progress=progress)
 
 
