@@ -120,7 +120,7 @@ TASK_LISTS = sorted((Path(runner.__file__).parent / "tasks").glob("*.toml"))
 
 def test_there_is_a_list_for_every_table_and_figure() -> None:
     names = [f"table{number:02}" for number in range(1, 11)]
-    assert [path.stem for path in TASK_LISTS] == ["figure4", "figure5", "quick", "shared", *names]
+    assert [path.stem for path in TASK_LISTS] == ["figure4", "figure5", "figure6", "quick", "shared", *names]
 
 
 @pytest.mark.parametrize("path", TASK_LISTS, ids=lambda path: path.stem)
@@ -424,11 +424,12 @@ def test_the_command_runs_tasks_and_sums_up(plate_folder: Path, capsys: pytest.C
     )
     rows = str(output / "rows.jsonl")
     where = ("--root", str(root), "-o", rows, "--device", "cpu")
-    assert command("run", str(listed), *where) == 0
+    assert command("run", str(listed), *where, "--maps") == 0
     assert "4 of 4 tasks were run, 0 failed" in capsys.readouterr().out
     assert command("summary", rows, "--paper", "-o", str(output)) == 0
     assert "summary.md, summary.csv, paper.md, noise-ratio-plates-builtin-v1.png" in capsys.readouterr().out
     assert "| plates | " in (output / "summary.md").read_text()
+    assert len(list(output.glob("maps-plates-plates-*.png"))) == 2  # clean and contaminated
     assert command("run", "--data", "nowhere", "--category", "x", "--method", "padim", *where) == 2
     assert "x, padim: " in capsys.readouterr().err
     assert command("run", "--data", "nowhere", *where) == 2

@@ -254,6 +254,8 @@ def bench_run(
     weights: Annotated[str, typer.Option(help="Its weights.")] = Settings.weights,
     seed: Annotated[int, typer.Option(help="Seed of contamination and method.")] = 0,
     coreset_ratio: Annotated[float | None, typer.Option(help="Size of the memory bank over all patches.")] = None,
+    budget: Annotated[str, typer.Option(help="Training of cflow and igd: paper, or small for a CPU.")] = "paper",
+    maps: Annotated[bool, typer.Option("--maps", help="Keep a few anomaly maps of each task for the summary.")] = False,
     device: Device = Runtime.device,
     workers: Workers = Runtime.workers,
     offline: Offline = Runtime.offline,
@@ -268,7 +270,7 @@ def bench_run(
     if tasks is None:
         noise = (0.0 if protocol == "clean" else 0.1) if noise is None else noise
         values = {"data": data, "category": category, "method": method, "protocol": protocol, "noise_ratio": noise}
-        more = {"layout": layout, "backbone": backbone, "weights": weights, "seed": seed}
+        more = {"layout": layout, "backbone": backbone, "weights": weights, "seed": seed, "budget": budget}
         given = {**values, **more, "coreset_ratio": coreset_ratio}
         chosen = [task_of({name: value for name, value in given.items() if value is not None})]
     else:
@@ -277,7 +279,7 @@ def bench_run(
     found: list[Row] = []
     runtime = Runtime(device, workers=workers, offline=offline)
     with progress_bar() as progress:
-        run_tasks(chosen, output, root, runtime, jobs=jobs, on_row=found.append, progress=progress)
+        run_tasks(chosen, output, root, runtime, jobs=jobs, maps=maps, on_row=found.append, progress=progress)
     failed = failures(found)
     for failure in failed:
         say(printable(failure))
@@ -295,6 +297,7 @@ def bench_summary(
     """Make tables (Markdown and CSV) and figures of rows."""
     from softpatch.atomic import replacing
     from softpatch.bench.figures import draw_figures
+    from softpatch.bench.panel import draw_panels
     from softpatch.bench.rows import read_rows
     from softpatch.bench.summary import as_csv, as_markdown, beside_paper, tables
     from softpatch.terminal import printable
@@ -307,7 +310,7 @@ def bench_summary(
     for name, text in parts.items():
         with replacing(output / name) as temporary:
             temporary.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
-    drawn = draw_figures(measured, output)
+    drawn = draw_figures(measured, output) + draw_panels(measured, rows.parent, output)
     print(f"{printable(str(output))}: {', '.join([*parts, *(path.name for path in drawn)])}")
 
 

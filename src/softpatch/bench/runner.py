@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
+from hashlib import sha256
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,6 +22,7 @@ from softpatch.bench.features import Features
 from softpatch.bench.machine import forget_peak, machine, peak_memory
 from softpatch.bench.methods import METHODS
 from softpatch.bench.outcome import Outcome
+from softpatch.bench.panel import keep_maps
 from softpatch.bench.rows import Row, append_row, finished, mend, read_rows, task_key
 from softpatch.bench.task import Task
 from softpatch.config import Runtime, Settings
@@ -49,6 +51,7 @@ def run_tasks(
     runtime: Runtime,
     *,
     jobs: int = 1,
+    maps: bool = False,
     on_row: Callable[[Row], None] = lambda _: None,
     progress: Progress = silent,
 ) -> None:
@@ -56,7 +59,7 @@ def run_tasks(
 
     The folders of the datasets, and files of weights, are seen from `root`. A task that fails gets a row with its
     error, and the others go on; it is run again the next time. `jobs` processes share the work, each with its own
-    datasets and backbones.
+    datasets and backbones. With `maps` some anomaly maps of each task are kept in a folder beside `output`.
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     mend(output)
@@ -64,7 +67,8 @@ def run_tasks(
     groups = [list(group) for _, group in groupby(sorted(tasks, key=_shared), key=_shared)]
     waiting = [[task for task in group if task_key(task) not in done] for group in groups]
     waiting = [group for group in waiting if group]
-    for row in _rows_of(waiting, root, runtime, jobs, progress):
+    folder = output.with_name(f"{output.stem}-maps") if maps else None
+    for row in _rows_of(waiting, root, runtime, folder, jobs, progress):
         append_row(output, row)
         on_row(row)
 
@@ -78,16 +82,18 @@ def _shared(task: Task) -> tuple[str, ...]:
     return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, framing), run)
 
 
-def _rows_of(groups: list[list[Task]], root: Path, runtime: Runtime, jobs: int, progress: Progress) -> Iterator[Row]:
+def _rows_of(
+    groups: list[list[Task]], root: Path, runtime: Runtime, maps: Path | None, jobs: int, progress: Progress
+) -> Iterator[Row]:
     if jobs == 1 or len(groups) < 2:
         for group in groups:
-            yield from run_group(group, root, runtime, progress=progress)
+            yield from run_group(group, root, runtime, maps, progress=progress)
         return
     context = get_context("spawn")
     with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
         queue = manager.Queue()
         threads = max(1, torch.get_num_threads() // jobs)
-        running = [pool.submit(_work, group, root, runtime, threads, queue) for group in groups]
+        running = [pool.submit(_work, group, root, runtime, maps, threads, queue) for group in groups]
         left = sum(len(group) for group in groups)
         while left and not (all(each.done() for each in running) and queue.empty()):
             try:
@@ -99,14 +105,16 @@ def _rows_of(groups: list[list[Task]], root: Path, runtime: Runtime, jobs: int, 
             each.result()
 
 
-def _work(group: list[Task], root: Path, runtime: Runtime, threads: int, queue: Queue[Row]) -> None:
+def _work(group: list[Task], root: Path, runtime: Runtime, maps: Path | None, threads: int, queue: Queue[Row]) -> None:
     torch.set_num_threads(threads)
-    for row in run_group(group, root, runtime):
+    for row in run_group(group, root, runtime, maps):
         queue.put(row)
 
 
-def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Progress = silent) -> Iterator[Row]:
-    """The rows of tasks that share a category and its features."""
+def run_group(
+    tasks: list[Task], root: Path, runtime: Runtime, maps: Path | None = None, *, progress: Progress = silent
+) -> Iterator[Row]:
+    """The rows of tasks that share a category and its features; some anomaly maps are kept in the folder `maps`."""
     first, settings = tasks[0], tasks[0].detector_settings()
     try:
         dataset = open_dataset(root / first.data, layout=first.layout, category=first.category)
@@ -118,7 +126,7 @@ def run_group(tasks: list[Task], root: Path, runtime: Runtime, *, progress: Prog
     for task in tasks:
         forget_peak()
         try:
-            yield _row(task, _measured(task, dataset, truth, features, progress))
+            yield _row(task, _measured(task, dataset, truth, features, maps, progress))
         except (SoftPatchError, ImportError, RuntimeError, MemoryError) as error:
             known = isinstance(error, SoftPatchError)
             yield _row(task, {"error": str(error) if known else traceback.format_exc(limit=-1).strip()})
@@ -142,7 +150,9 @@ def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, prog
     return Features(backbone, settings, runtime, embed, pixels=run == "igd")
 
 
-def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features, progress: Progress) -> dict[str, Any]:
+def _measured(
+    task: Task, dataset: Dataset, truth: "_Truth", features: Features, maps: Path | None, progress: Progress
+) -> dict[str, Any]:
     split = contaminate(dataset, protocol=task.protocol, noise_ratio=task.noise_ratio, seed=task.seed)
     method = METHODS[task.method]
     learned = split
@@ -151,8 +161,7 @@ def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features,
         refs = tuple(ref for ref, keep in zip(split.train, good, strict=True) if keep)
         learned = replace(split, train=refs, train_is_anomalous=(False,) * len(refs))
     outcome = _run(task, learned, features, task.detector_settings(), progress)
-    labels, masks, maps = truth.of(split.test, outcome)
-    metrics = evaluate_scores(labels, outcome.image_scores, masks, maps).as_dict()
+    metrics = evaluate_scores(*truth.of(split.test, outcome)).as_dict()
     predicting = features.seconds_per_image + outcome.predict_seconds / len(split.test)
     return {
         **{name: None if value is None else round(value, 5) for name, value in metrics.items()},
@@ -163,6 +172,7 @@ def _measured(task: Task, dataset: Dataset, truth: "_Truth", features: Features,
         "training_images": len(learned.train),
         "test_images": len(split.test),
         "injected": list(split.injected),
+        "maps": None if maps is None else _keep(task, maps, split, outcome),
     }
 
 
@@ -176,6 +186,14 @@ def _run(task: Task, split: ContaminatedSplit, features: Features, settings: Set
     return family.run(split, features, settings, drop_images=run == "images", progress=progress)
 
 
+def _keep(task: Task, folder: Path, split: ContaminatedSplit, outcome: Outcome) -> str:
+    """Keep some maps of a task in a file, and say which, seen from the rows."""
+    settings = task.detector_settings()
+    name = f"{sha256(task_key(task).encode()).hexdigest()[:16]}.safetensors"
+    keep_maps(folder / name, split.test, outcome.maps, Framing(settings.resize, settings.crop))
+    return f"{folder.name}/{name}"
+
+
 class _Truth:
     """Labels and masks of test images, read once."""
 
@@ -185,12 +203,12 @@ class _Truth:
 
     def of(
         self, samples: Sequence[Sample], outcome: Outcome
-    ) -> tuple[NDArray[np.bool_], list[NDArray[np.bool_]], list[NDArray[np.float32]]]:
-        """Labels (n,), and the masks and maps of those whose mask is known."""
+    ) -> tuple[NDArray[np.bool_], NDArray[np.float32], list[NDArray[np.bool_]], list[NDArray[np.float32]]]:
+        """Labels and image scores (n,), and the masks and maps of those whose mask is known."""
         known = [(self._mask(sample), a_map) for sample, a_map in zip(samples, outcome.maps, strict=True)]
         masks = [mask for mask, _ in known if mask is not None]
         maps = [a_map for mask, a_map in known if mask is not None]
-        return np.array([sample.is_anomalous for sample in samples]), masks, maps
+        return np.array([sample.is_anomalous for sample in samples]), outcome.image_scores, masks, maps
 
     def _mask(self, sample: Sample) -> NDArray[np.bool_] | None:
         if sample.path not in self._masks:

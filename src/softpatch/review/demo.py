@@ -15,7 +15,7 @@ from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.review.evaluation import Evaluation, evaluate
 from softpatch.review.outputs import write_outputs
-from softpatch.review.pictures import tint
+from softpatch.review.pictures import colour_scale, tint
 
 _METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+"}
 _PICTURE = "why-noise-matters.png"
@@ -70,7 +70,10 @@ def draw_comparison(
         sample.kind: number for number, sample in reversed(list(enumerate(samples))) if sample.is_anomalous
     }
     rows = sorted(first_of_kind.values())
-    scales = {preset: _scale(answers) for preset, answers in predictions.items()}
+    scales = {
+        preset: colour_scale([answer.anomaly_map.numpy() for answer in answers])
+        for preset, answers in predictions.items()
+    }
     figure = Figure(figsize=(2.3 * (2 + len(predictions)), 2.35 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), 2 + len(predictions), squeeze=False)
     for row, number in zip(axes, rows, strict=True):
@@ -100,13 +103,6 @@ def draw_comparison(
     )
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)
-
-
-def _scale(answers: Sequence[Prediction]) -> tuple[float, float]:
-    """Where a method's colours begin and end: what 3 % and 0.1 % of the pixels of all its maps exceed."""
-    values = np.concatenate([answer.anomaly_map.numpy().ravel() for answer in answers])
-    low, high = np.quantile(values, [0.97, 0.999])
-    return float(low), float(high)
 
 
 def _pixels(image: Tensor) -> np.ndarray:
