@@ -114,7 +114,7 @@ def test_improbabilities_under_the_gaussian() -> None:
 
 def test_the_gaussian_is_that_of_the_training_images() -> None:
     model, vectors = descriptor(), plates(6)
-    last_layer(model).weight[:100] *= 40
+    last_layer(model).weight[:100] *= 400
     last_layer(model).weight[100:] /= 40
     last_layer(model).bias[100:] /= 40
     igd.estimate_gaussian(model, vectors)
@@ -173,8 +173,9 @@ def test_networks_fit_every_side(side: int) -> None:
 @pytest.mark.parametrize("number", [0, 1])
 def test_training_teaches_to_draw_and_to_judge(number: int) -> None:
     train, defective = plates(12), plates(4, defective=True)
-    training = igd.Training(epochs=10**9, steps=60, width=8, learning_rate=2e-3, estimates=3)
-    model = igd.Descriptor(igd.views(64)[number], 2, training.width, seed=0)
+    view = igd.views(64)[number]
+    training = igd.Training(epochs=10**9, images=60 * view.batch, width=8, learning_rate=2e-3, estimates=3)
+    model = igd.Descriptor(view, 2, training.width, seed=0)
     losses = igd.train_descriptor(model, train, training, 0, progress=silent)
     assert len(losses) == 60
     assert np.mean(losses[-10:]) < 0.75 * np.mean(losses[:5])
@@ -185,8 +186,22 @@ def test_training_teaches_to_draw_and_to_judge(number: int) -> None:
     assert maps[blot].mean() > 1.5 * maps[~blot].mean()
 
 
+def test_latents_do_not_fall_on_one_point() -> None:
+    halves = torch.zeros(8, 3, 64, 64)
+    halves[..., 32:] = 0.9  # half of each image is bright, and few of its patches have a pattern
+    vectors = igd.pooled_and_pixels([halves[:, :2, ::8, ::8], halves])
+    training = igd.Training(epochs=10**9, images=600, width=8, learning_rate=2e-3, estimates=3)
+    model = igd.Descriptor(igd.views(64)[1], 2, training.width, seed=0)
+    igd.train_descriptor(model, vectors, training, 0, progress=silent)
+    _, squares = model.sights(vectors[:1])
+    with torch.no_grad():
+        drawn = model.decoder(model.encoder(squares)).mean(dim=(1, 2, 3))
+    dark, bright = squares.mean(dim=(1, 2, 3)) < 0.01, squares.mean(dim=(1, 2, 3)) > 0.89
+    assert drawn[bright].min() > drawn[dark].max() + 0.5
+
+
 def test_training_is_the_same_for_the_same_seed() -> None:
-    training = igd.Training(epochs=10**9, steps=2, width=4)
+    training = igd.Training(epochs=10**9, images=8, width=4)
     found = []
     for seed in (0, 0, 1):
         model = descriptor(seed=seed)
