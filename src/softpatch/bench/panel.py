@@ -103,7 +103,7 @@ def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:
 
     first = next(iter(kept.values()))
     columns = 2 + len(kept)
-    figure = Figure(figsize=(1.8 * columns, 1.85 * len(first.kinds) + 0.8), layout="constrained")
+    figure = Figure(figsize=(1.8 * columns, 1.75 * len(first.kinds) + 0.6), layout="constrained")
     axes = figure.subplots(max(1, len(first.kinds)), columns, squeeze=False)
     for number, (row, kind) in enumerate(zip(axes, first.kinds, strict=False)):
         grey = torch.from_numpy(first.images[number]).permute(2, 0, 1).float().mean(dim=0, keepdim=True) / 255
