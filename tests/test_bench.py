@@ -1,6 +1,8 @@
 """The benchmark: tasks are checked, rows are resumed, every method runs end to end."""
 
 import json
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from softpatch.bench.runner import run_tasks
 from softpatch.bench.task import Task, read_tasks, task_of
 from softpatch.cli import main
 from softpatch.config import Runtime
-from softpatch.errors import InputError
+from softpatch.errors import InputError, SoftPatchError
 from softpatch.progress import silent
 
 TINY = {"resize": 64, "crop": 64, "coreset_ratio": 0.1, "budget": "small"}
@@ -47,6 +49,8 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
         ({"noise_ratio": 1.5}, "noise_ratio is 1.5; it lies between 0 and 1"),
         ({"noise_ratio": "much"}, "noise_ratio is 'much'; it must be float"),
         ({"seed": 0.5}, "seed is 0.5; it must be int"),
+        ({"seed": True}, "seed is True; it must be int"),
+        ({"noise_ratio": True}, "noise_ratio is True; it must be float"),
         ({"coreset_ratio": 7}, "coreset_ratio is 7"),
     ],
 )
@@ -113,7 +117,19 @@ def test_a_bad_list_file_is_refused(text: str, said: str, tmp_path: Path) -> Non
     with pytest.raises(InputError, match=said):
         read_tasks(path)
     with pytest.raises(InputError, match="cannot read the task list"):
+        read_tasks(tmp_path)
+    with pytest.raises(InputError, match=r"no task list .*missing\.toml; those that come along are figure4, figure5"):
         read_tasks(tmp_path / "missing.toml")
+
+
+def test_a_shipped_list_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = read_tasks(TASK_LISTS[3])
+    assert read_tasks(Path("quick")) == read_tasks(Path("quick.toml")) == quick
+    Path("quick.toml").write_text('[[tasks]]\ndata = "a"\ncategory = "b"\nmethod = "padim"')
+    assert len(read_tasks(Path("quick.toml"))) == 1  # a file of one's own goes first
+    with pytest.raises(InputError, match="no task list"):
+        read_tasks(Path("lists/quick.toml"))
 
 
 TASK_LISTS = sorted((Path(runner.__file__).parent / "tasks").glob("*.toml"))
@@ -211,7 +227,10 @@ def test_several_processes_give_the_same_rows(plate_folder: Path) -> None:
     tasks = [tiny_task(method="patchcore", weights=weights) for weights in ("pretrained", "random")]
     here = rows_of(tasks, plate_folder.parent)
     (plate_folder.parent / "rows.jsonl").unlink()
-    there = rows_of(tasks, plate_folder.parent, jobs=2)
+    told: list[tuple[str, int, int]] = []
+    there = rows_of(tasks, plate_folder.parent, jobs=2, progress=lambda *where: told.append(where))
+    assert told[0] == ("tasks", 0, 2)
+    assert told[-1] == ("tasks", 2, 2)
     measured = ("weights", "image_auroc", "pixel_auroc", "injected")
     assert sorted([row[name] for name in measured] for row in there) == sorted(
         [row[name] for name in measured] for row in here
@@ -290,11 +309,35 @@ def test_flows_are_the_same_for_the_same_seed() -> None:
 
 
 def test_padim_chooses_channels_by_seed() -> None:
-    chosen = padim.choose_channels(448, "resnet18", 0)
-    assert len(chosen) == len(set(chosen.tolist())) == 100
-    assert torch.equal(chosen, padim.choose_channels(448, "resnet18", 0))
-    assert not torch.equal(chosen, padim.choose_channels(448, "resnet18", 1))
-    assert torch.equal(padim.choose_channels(60, "builtin-v1", 0), torch.arange(60))
+    fine = torch.arange(60.0).view(1, 60, 1, 1).expand(1, 60, 4, 4)  # every value says its channel
+    coarse = torch.arange(60.0, 448.0).view(1, 388, 1, 1).expand(1, 388, 2, 2)
+    chosen = padim.chosen_channels([fine, coarse], "resnet18", 0)
+    assert chosen.shape == (1, 16, 100)
+    assert (chosen == chosen[:, :1]).all()
+    assert len(set(chosen[0, 0].tolist())) == 100
+    assert torch.equal(chosen, padim.chosen_channels([fine, coarse], "resnet18", 0))
+    assert not torch.equal(chosen, padim.chosen_channels([fine, coarse], "resnet18", 1))
+    few = padim.chosen_channels([fine], "builtin-v1", 0)
+    assert torch.equal(few[0, 0], torch.arange(60.0).half())
+
+
+def test_what_a_seed_decides_is_not_shared(plate_folder: Path) -> None:
+    tasks = [tiny_task(method="patchcore", weights="random", seed=seed) for seed in (1, 0)]
+    rows = rows_of(tasks, plate_folder.parent)
+    (plate_folder.parent / "rows.jsonl").unlink()
+    (alone,) = rows_of(tasks[1:], plate_folder.parent)  # the network of seed 0, whoever is before it in the list
+    assert next(row["pixel_auroc"] for row in rows if row["seed"] == 0) == alone["pixel_auroc"]
+
+
+def test_a_process_that_is_killed_is_told(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tasks = [tiny_task(method="patchcore", weights=weights) for weights in ("pretrained", "random")]
+    monkeypatch.setattr(runner, "_work", killed)
+    with pytest.raises(SoftPatchError, match=r"one of 2 processes was killed, .* with a lower --jobs"):
+        rows_of(tasks, plate_folder.parent, jobs=2)
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def fixed_rows() -> list[dict[str, Any]]:
@@ -318,23 +361,25 @@ MACHINE = {"machine": "a processor", "threads": 2}
 def test_a_table_from_fixed_rows() -> None:
     failed = {**fixed_rows()[0], "error": "no memory", "image_auroc": None}
     found = summary.tables([*fixed_rows(), failed])
-    assert [table.title for table in found] == [
-        "mvtec_ad: image AUROC, clean, resnet18",
-        "mvtec_ad: pixel AUROC, clean, resnet18",
-        "mvtec_ad: image AUROC, overlap, 10%, resnet18",
-        "mvtec_ad: pixel AUROC, overlap, 10%, resnet18",
-        "mvtec_ad: image AUROC, overlap, 40%, resnet18",
-        "mvtec_ad: pixel AUROC, overlap, 40%, resnet18",
+    assert [(table.contamination, table.metric) for table in found] == [
+        ("clean", "image_auroc"),
+        ("clean", "pixel_auroc"),
+        ("overlap 10%", "image_auroc"),
+        ("overlap 10%", "pixel_auroc"),
+        ("overlap 40%", "image_auroc"),
+        ("overlap 40%", "pixel_auroc"),
     ]
-    assert summary.as_markdown(found[4]) == (
-        "**mvtec_ad: image AUROC, overlap, 40%, resnet18**\n"
-        "\n"
-        "| | patchcore | softpatch+ |\n"
-        "|---|---|---|\n"
-        "| bottle | 0.560 ± 0.028 | 0.938 ± 0.003 |\n"
-        "| screw | 0.460 ± 0.028 | 0.838 ± 0.003 |\n"
-        "| average | 0.510 ± 0.028 | 0.888 ± 0.003 |"
+    text = summary.as_markdown(found).split("\n\n")
+    assert text[::2] == [f"**mvtec_ad, {category}, resnet18**" for category in ("bottle", "screw", "average")]
+    assert text[5] == (
+        "| image / pixel AUROC | clean | overlap 10% | overlap 40% |\n"
+        "|---|---|---|---|\n"
+        "| patchcore | 0.930 ± 0.000 / 0.880 ± 0.000 | 0.825 ± 0.007 / 0.775 ± 0.007 "
+        "| 0.510 ± 0.028 / 0.460 ± 0.028 |\n"
+        "| softpatch+ | 0.930 ± 0.000 / 0.880 ± 0.000 | 0.919 ± 0.001 / 0.869 ± 0.001 "
+        "| 0.888 ± 0.003 / 0.838 ± 0.003 |"
     )
+    assert summary.as_markdown(found[::2]).splitlines()[4].startswith("| patchcore | 0.980 ± 0.000 / - | 0.875")
     assert summary.as_csv(found[4:5]).splitlines()[:2] == [
         "dataset,protocol,noise_ratio,backbone,settings,metric,category,method,value,deviation,seeds",
         "mvtec_ad,overlap,0.4,resnet18,,image_auroc,bottle,patchcore,0.56000,0.02828,2",
@@ -430,7 +475,7 @@ def test_the_command_runs_tasks_and_sums_up(plate_folder: Path, capsys: pytest.C
     assert "4 of 4 tasks were run, 0 failed" in capsys.readouterr().out
     assert command("summary", rows, "--paper", "-o", str(output)) == 0
     assert "summary.md, summary.csv, paper.md, noise-ratio-plates-builtin-v1.png" in capsys.readouterr().out
-    assert "| plates | " in (output / "summary.md").read_text()
+    assert "\n| softpatch+ | " in (output / "summary.md").read_text()
     assert len(list(output.glob("maps-plates-plates-*.png"))) == 2  # clean and contaminated
     assert command("run", "--data", "nowhere", "--category", "x", "--method", "padim", *where) == 2
     assert "x, padim: " in capsys.readouterr().err

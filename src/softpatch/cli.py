@@ -236,7 +236,10 @@ app.add_typer(bench, name="bench")
 
 @bench.command("run")
 def bench_run(
-    tasks: Annotated[Path | None, typer.Argument(help="A TOML file of tasks; without it the options are one.")] = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Argument(help="A TOML file of tasks, or a name such as table01; else the options are one."),
+    ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="File of rows; those in it are not run again.")] = Path(
         "rows.jsonl"
     ),
@@ -304,7 +307,7 @@ def bench_summary(
 
     measured = read_rows(rows)
     found = tables(measured)
-    parts = {"summary.md": "\n\n".join(as_markdown(table) for table in found), "summary.csv": as_csv(found)}
+    parts = {"summary.md": as_markdown(found), "summary.csv": as_csv(found)}
     if paper:
         parts["paper.md"] = beside_paper(found)
     for name, text in parts.items():

@@ -27,29 +27,25 @@ CHANNELS = {"resnet18": 100, "wide_resnet50_2": 550}
 def run(split: ContaminatedSplit, features: Features, settings: Settings, *, progress: Progress) -> Outcome:
     """Fit the training images of a split and judge its test images."""
     train = features.of(split.train, settings.seed, progress=progress)
-    chosen = choose_channels(train.shape[2], settings.backbone, settings.seed)
     began = time.perf_counter()
-    gaussians = fit_gaussians(train[:, :, chosen], progress=progress)
+    gaussians = fit_gaussians(train, progress=progress)
     fitted = time.perf_counter()
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
     looked = time.perf_counter()
-    scores = distances(test[:, :, chosen], *gaussians)
+    scores = distances(test, *gaussians)
     maps = anomaly_maps(scores.view(-1, *features.grid), settings.crop, settings.smoothing_sigma)
     ended = time.perf_counter()
     return Outcome(maps.amax(dim=(1, 2)).numpy(), list(maps.numpy()), fitted - began, ended - looked)
 
 
-def concatenated(maps: Sequence[Tensor]) -> Tensor:
-    """Maps (B, C, H, W) of several layers, each repeated to the finest grid: float16 (B, P, D)."""
+def chosen_channels(maps: Sequence[Tensor], backbone: str, seed: int) -> Tensor:
+    """A random choice of the channels of maps (B, C, H, W), each repeated to the finest grid: float16 (B, P, D)."""
     finest = max((tuple(each.shape[2:]) for each in maps), key=lambda grid: grid[0] * grid[1])
     joined = torch.cat([F.interpolate(each, size=finest, mode="nearest") for each in maps], dim=1)
-    return joined.flatten(2).transpose(1, 2).half()
-
-
-def choose_channels(available: int, backbone: str, seed: int) -> Tensor:
-    """A random choice of channels, in rising order: int64 (D,)."""
-    count = min(available, CHANNELS.get(backbone, 100))
-    return torch.randperm(available, generator=torch.Generator().manual_seed(seed))[:count].sort().values
+    available = joined.shape[1]
+    order = torch.randperm(available, generator=torch.Generator().manual_seed(seed))
+    chosen = order[: min(available, CHANNELS.get(backbone, 100))].sort().values
+    return joined[:, chosen.to(joined.device)].flatten(2).mT.half()
 
 
 def fit_gaussians(patches: Tensor, *, progress: Progress = silent) -> tuple[Tensor, Tensor]:

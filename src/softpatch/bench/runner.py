@@ -3,6 +3,7 @@
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
@@ -35,13 +36,6 @@ from softpatch.features.embedding import patch_embeddings
 from softpatch.features.weights import PRETRAINED, RANDOM
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
-
-_EMBEDDINGS: dict[str, Callable[[Sequence[Tensor]], Tensor]] = {
-    "padim": padim.concatenated,
-    "cflow": cflow.flattened,
-    "igd": igd.pooled_and_pixels,
-}
-"""What is remembered of images for methods that do not take patch embeddings."""
 
 
 def run_tasks(
@@ -79,7 +73,8 @@ def _shared(task: Task) -> tuple[str, ...]:
     framing = (settings.resize, settings.crop, settings.embedding_dim, settings.layers)
     run = METHODS[task.method].run
     run = "" if run == "images" else run
-    return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, framing), run)
+    seed = task.seed if run == "padim" or task.weights == RANDOM else ""  # it chooses PaDiM's channels
+    return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, (*framing, seed)), run)
 
 
 def _rows_of(
@@ -94,15 +89,23 @@ def _rows_of(
         queue = manager.Queue()
         threads = max(1, torch.get_num_threads() // jobs)
         running = [pool.submit(_work, group, root, runtime, maps, threads, queue) for group in groups]
-        left = sum(len(group) for group in groups)
+        total = left = sum(len(group) for group in groups)
         while left and not (all(each.done() for each in running) and queue.empty()):
+            progress("tasks", total - left, total)
             try:
                 yield queue.get(timeout=0.5)
                 left -= 1
             except Empty:
                 continue
-        for each in running:
-            each.result()
+        progress("tasks", total - left, total)
+        try:
+            for each in running:
+                each.result()
+        except BrokenProcessPool as error:
+            raise SoftPatchError(
+                f"one of {jobs} processes was killed, probably for want of memory; the rows that are there stay: "
+                "run the same command again with a lower --jobs"
+            ) from error
 
 
 def _work(group: list[Task], root: Path, runtime: Runtime, maps: Path | None, threads: int, queue: Queue[Row]) -> None:
@@ -136,7 +139,15 @@ def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, prog
     layers, run = settings.layers, METHODS[task.method].run
     if layers is None and run in ("padim", "cflow") and "resnet" in task.backbone:
         layers = ("layer1", "layer2", "layer3")  # as both papers have it
-    embed = _EMBEDDINGS.get(run) or partial(patch_embeddings, embedding_dim=settings.embedding_dim)
+    embed: Callable[[Sequence[Tensor]], Tensor]
+    if run == "padim":
+        embed = partial(padim.chosen_channels, backbone=task.backbone, seed=task.seed)
+    elif run == "cflow":
+        embed = cflow.flattened
+    elif run == "igd":
+        embed = igd.pooled_and_pixels
+    else:
+        embed = partial(patch_embeddings, embedding_dim=settings.embedding_dim)
     backbone = load_backbone(
         task.backbone,
         layers=layers,

@@ -49,10 +49,9 @@ class Table:
     cells: dict[tuple[str, str], Cell]
 
     @property
-    def title(self) -> str:
-        protocol = "clean" if self.protocol == "clean" else f"{self.protocol}, {self.noise_ratio:.0%}"
-        more = f", {self.settings}" if self.settings else ""
-        return f"{self.dataset}: {METRICS[self.metric]}, {protocol}, {self.backbone}{more}"
+    def contamination(self) -> str:
+        """Protocol and ratio, such as "overlap 10%"."""
+        return self.protocol if self.protocol == "clean" else f"{self.protocol} {self.noise_ratio:.0%}"
 
     @property
     def categories(self) -> list[str]:
@@ -126,13 +125,35 @@ def _cell(values: list[float]) -> Cell:
     return Cell(mean(values), stdev(values) if len(values) > 1 else 0.0, len(values))
 
 
-def as_markdown(table: Table) -> str:
-    """A table with its title above it."""
-    methods = table.methods
-    lines = [f"**{table.title}**", "", f"| | {' | '.join(methods)} |", "|" + "---|" * (1 + len(methods))]
-    for category in table.categories:
-        cells = [str(table.cells.get((category, method), "-")) for method in methods]
-        lines.append(f"| {category} | " + " | ".join(cells) + " |")
+def as_markdown(found: Iterable[Table]) -> str:
+    """Per dataset, backbone and settings a table per category: image / pixel AUROC by method and contamination."""
+    groups: dict[tuple[str, str, str], list[Table]] = {}
+    for table in found:
+        groups.setdefault((table.dataset, table.backbone, table.settings), []).append(table)
+    parts = []
+    for (dataset, backbone, settings), group in groups.items():
+        categories = {category: None for table in group for category in table.categories if category != AVERAGE}
+        for category in (*sorted(categories), *([AVERAGE] if len(categories) > 1 else [])):
+            title = ", ".join(part for part in (dataset, category, backbone, settings) if part)
+            parts.append(f"**{title}**\n\n{_of_category(group, category)}")
+    return "\n\n".join(parts)
+
+
+def _of_category(group: Sequence[Table], category: str) -> str:
+    """A line per method, a column per contamination, in each cell the metrics."""
+    columns = list(dict.fromkeys(table.contamination for table in group))
+    cells = {
+        (method, table.contamination, table.metric): cell
+        for table in group
+        for (of, method), cell in table.cells.items()
+        if of == category
+    }
+    lines = [f"| image / pixel AUROC | {' | '.join(columns)} |", "|" + "---|" * (1 + len(columns))]
+    for method in METHODS:
+        metrics = [[cells.get((method, column, metric)) for metric in METRICS] for column in columns]
+        if any(cell for pair in metrics for cell in pair):
+            texts = [" / ".join(str(cell or "-") for cell in pair) for pair in metrics]
+            lines.append(f"| {method} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 

@@ -17,6 +17,7 @@ in a list, there is a task for every combination:
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib.resources import as_file, files
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -95,18 +96,25 @@ def task_of(values: Mapping[str, Any]) -> Task:
     own = {name: values[name] for name in FIELDS if name in values}
     for name, value in own.items():
         expected = type(getattr(Task, name, ""))
-        if not isinstance(value, expected) and not (expected is float and isinstance(value, int)):
+        if isinstance(value, bool) or not isinstance(value, (int, float) if expected is float else expected):
             raise InputError(f"{name} is {value!r}; it must be {expected.__name__}")
     return Task(**own, settings={name: value for name, value in values.items() if name in SETTINGS})
 
 
 def read_tasks(path: Path) -> list[Task]:
-    """All tasks of a list file, each once, in order.
+    """All tasks of a list file, each once, in order; where there is no such file, of the shipped list of that name.
 
     Raises `InputError` for a file that cannot be read, is no TOML, or holds no valid tasks.
     """
+    shipped = files("softpatch.bench").joinpath("tasks")
+    names = sorted(Path(each.name).stem for each in shipped.iterdir())
+    if not path.exists() and path.name.removesuffix(".toml") in names and str(path) == path.name:
+        with as_file(shipped.joinpath(f"{path.name.removesuffix('.toml')}.toml")) as file:
+            return read_tasks(file)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"there is no task list {path}; those that come along are {', '.join(names)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the task list {path}: {error}") from error
     except tomllib.TOMLDecodeError as error:
