@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from softpatch.scoring.metrics import Metrics, aupro, evaluate_scores, f1_max
+from softpatch.scoring.metrics import Metrics, evaluate_pixels, evaluate_scores, f1_max
 
 Masks = list[NDArray[np.bool_]]
 Maps = list[NDArray[np.float32]]
@@ -22,6 +22,10 @@ def mask(*rows: str) -> NDArray[np.bool_]:
 
 def as_map(*rows: list[float]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float32)
+
+
+def aupro(masks: Masks, maps: Maps, limit: float = 0.3) -> float:
+    return evaluate_pixels(masks, maps, limit).aupro
 
 
 def plain_aupro(masks: Masks, maps: Maps, limit: float) -> float:
@@ -47,13 +51,17 @@ def plain_aupro(masks: Masks, maps: Maps, limit: float) -> float:
 
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 9999), levels=st.sampled_from([2, 5, 20, 10_000]), images=st.integers(1, 3))
-def test_aupro_is_that_of_plain_loops(seed: int, levels: int, images: int) -> None:
+def test_pixel_metrics_are_those_of_plain_loops_and_of_sklearn(seed: int, levels: int, images: int) -> None:
     random = np.random.default_rng(seed)
     masks = [random.random((8, 10)) < 0.2 for _ in range(images)]
     masks[0][0, :2] = [True, False]  # both kinds are there
     maps = [(random.integers(0, levels, (8, 10)) + levels // 3 * truth).astype(np.float32) for truth in masks]
     for limit in (0.3, 0.05, 1.0):
         assert aupro(masks, maps, limit) == pytest.approx(plain_aupro(masks, maps, limit), abs=1e-9)
+    truth, scores = np.concatenate([m.ravel() for m in masks]), np.concatenate([m.ravel() for m in maps])
+    found = evaluate_pixels(masks, maps)
+    assert found.auroc == pytest.approx(roc_auc_score(truth, scores), abs=1e-9)
+    assert found.ap == pytest.approx(average_precision_score(truth, scores), abs=1e-9)
 
 
 def test_aupro_of_a_perfect_map_is_1() -> None:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import label as connected_components
-from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 _EVERY_NEIGHBOUR = np.ones((3, 3), dtype=int)  # regions touch at corners too
 
@@ -25,6 +26,14 @@ class Metrics:
     def as_dict(self) -> dict[str, float | None]:
         """The metrics by name, ready for JSON."""
         return asdict(self)
+
+
+class PixelMetrics(NamedTuple):
+    """Area under the ROC curve of pixels, average precision, and AUPRO, each in [0, 1]."""
+
+    auroc: float
+    ap: float
+    aupro: float
 
 
 def evaluate_scores(
@@ -46,16 +55,9 @@ def evaluate_scores(
             float(average_precision_score(labels, image_scores)),
             f1_max(labels, image_scores),
         ]
-    pixel: list[float | None] = [None, None, None]
-    if masks and maps:
-        truth = np.concatenate([mask.ravel() for mask in masks])
-        scores = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
-        if truth.any() and not truth.all():
-            pixel = [
-                float(roc_auc_score(truth, scores)),
-                float(average_precision_score(truth, scores)),
-                aupro(masks, maps),
-            ]
+    pixel: tuple[float | None, ...] = (None, None, None)
+    if masks and maps and any(mask.any() for mask in masks) and not all(mask.all() for mask in masks):
+        pixel = evaluate_pixels(masks, maps)
     return Metrics(*image, *pixel)
 
 
@@ -66,30 +68,45 @@ def f1_max(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
     return float((2 * precision * recall / total).max())
 
 
-def aupro(
+def evaluate_pixels(
     masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]], max_false_positive_rate: float = 0.3
-) -> float:
-    """Area under the per-region overlap curve up to a false-positive rate, divided by that rate: in [0, 1].
+) -> PixelMetrics:
+    """Compute the pixel metrics of masks and maps (H, W), which hold anomalous and nominal pixels.
 
-    The per-region overlap at a threshold is the share of each connected anomalous region (8-neighbourhood) above it,
-    averaged over regions, so a small defect counts as much as a large one (Bergmann et al. 2020). It is the
-    true-positive rate of a ROC curve in which each anomalous pixel weighs 1 / (pixels of its region).
+    AUPRO is the area under the per-region overlap curve up to a false-positive rate, divided by that rate. The
+    overlap at a threshold is the share of each connected anomalous region (8-neighbourhood) above it, averaged over
+    regions, so a small defect counts as much as a large one (Bergmann et al. 2020): the true-positive rate of a ROC
+    curve in which each anomalous pixel weighs 1 / (pixels of its region).
     """
-    weights = np.concatenate([_pixel_weights(mask).ravel() for mask in masks])
     truth = np.concatenate([mask.ravel() for mask in masks])
     scores = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
-    false_positives, overlap, _ = roc_curve(truth, scores, sample_weight=weights, drop_intermediate=True)
-    inside = false_positives <= max_false_positive_rate
-    at_limit = np.interp(max_false_positive_rate, false_positives, overlap)
-    x = np.append(false_positives[inside], max_false_positive_rate)
-    y = np.append(overlap[inside], at_limit)
-    return float(np.trapezoid(y, x) / max_false_positive_rate)
+    weights = np.concatenate([_region_weights(mask) for mask in masks])
+    # Curves rise at the scores of anomalous pixels, which are few; the nominal ones are sorted once and counted there.
+    nominal = np.sort(scores[~truth])
+    thresholds, level = np.unique(scores[truth], return_inverse=True)
+    found = np.cumsum(np.bincount(level)[::-1])  # anomalous pixels at or above each threshold, from the highest down
+    overlap = np.cumsum(np.bincount(level, weights)[::-1])
+    above = (len(nominal) - np.searchsorted(nominal, thresholds, side="right"))[::-1]  # nominal pixels
+    reached = (len(nominal) - np.searchsorted(nominal, thresholds, side="left"))[::-1]
+
+    recall, precision = found / found[-1], found / (found + reached)
+    rates = np.append(np.column_stack([above, reached]).ravel() / len(nominal), 1)  # ties make a slanted step
+
+    def curve(rising: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.append(np.column_stack([np.append(0, rising[:-1]), rising]).ravel(), 1)
+
+    overlaps = curve(overlap / overlap[-1])
+    inside = rates <= max_false_positive_rate
+    at_limit = np.interp(max_false_positive_rate, rates, overlaps)
+    area = np.trapezoid(np.append(overlaps[inside], at_limit), np.append(rates[inside], max_false_positive_rate))
+    return PixelMetrics(
+        auroc=float(np.trapezoid(curve(recall), rates)),
+        ap=float(np.sum(np.diff(recall, prepend=0) * precision)),
+        aupro=float(area / max_false_positive_rate),
+    )
 
 
-def _pixel_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """1 for nominal pixels, 1 / (pixels of the region) for anomalous ones: (H, W)."""
+def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1 / (pixels of its region) for each anomalous pixel, row by row: (pixels,)."""
     regions, _ = connected_components(mask, structure=_EVERY_NEIGHBOUR)
-    pixels = np.bincount(regions.ravel())
-    weights = 1 / pixels[regions]
-    weights[~mask] = 1
-    return weights
+    return 1 / np.bincount(regions.ravel())[regions[mask]]
