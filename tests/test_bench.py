@@ -3,6 +3,10 @@
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -332,12 +336,47 @@ def test_what_a_seed_decides_is_not_shared(plate_folder: Path) -> None:
 def test_a_process_that_is_killed_is_told(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tasks = [tiny_task(method="patchcore", weights=weights) for weights in ("pretrained", "random")]
     monkeypatch.setattr(runner, "_work", killed)
-    with pytest.raises(SoftPatchError, match=r"one of 2 processes was killed, .* with a lower --jobs"):
+    with pytest.raises(SoftPatchError, match=r"2 of 2 tasks were not run: a process was killed"):
         rows_of(tasks, plate_folder.parent, jobs=2)
 
 
 def killed(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_a_stop_ends_all_processes_and_keeps_the_rows(plate_folder: Path) -> None:
+    root = plate_folder.parent
+    rows, listed = root / "rows.jsonl", root / "tasks.toml"
+    listed.write_text(
+        '[[tasks]]\ndata = "plates"\ncategory = "plates"\nmethod = ["patchcore", "padim"]\nresize = 64\ncrop = 64\n'
+        f"seed = {list(range(300))}\n"
+    )
+    command = [sys.executable, "-m", "softpatch", "bench", "run", listed, "--root", root, "-o", rows, "--jobs", "2"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        wait_until(lambda: len(read_rows(rows)) > 1)
+        process.terminate()
+        _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (143, "")
+    wait_until(lambda: not group_lives(process.pid))
+    assert all(row["error"] is None for row in read_rows(rows))
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    for _ in range(600):
+        if true():
+            return
+        time.sleep(0.1)
+    pytest.fail("it did not come within a minute")
+
+
+def group_lives(leader: int) -> bool:
+    """Whether a process of the group is there."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def fixed_rows() -> list[dict[str, Any]]:

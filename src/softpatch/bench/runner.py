@@ -2,15 +2,15 @@
 
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from itertools import groupby
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from queue import Empty, Queue
+from signal import SIG_IGN, SIGINT, signal
 from typing import Any
 
 import numpy as np
@@ -85,33 +85,54 @@ def _rows_of(
             yield from run_group(group, root, runtime, maps, progress=progress)
         return
     context = get_context("spawn")
-    with context.Manager() as manager, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        queue = manager.Queue()
+    with context.Manager() as manager:
+        waiting, found = manager.Queue(), manager.Queue()
+        for group in groups:
+            waiting.put(group)
         threads = max(1, torch.get_num_threads() // jobs)
-        running = [pool.submit(_work, group, root, runtime, maps, threads, queue) for group in groups]
-        total = left = sum(len(group) for group in groups)
-        while left and not (all(each.done() for each in running) and queue.empty()):
-            progress("tasks", total - left, total)
-            try:
-                yield queue.get(timeout=0.5)
-                left -= 1
-            except Empty:
-                continue
-        progress("tasks", total - left, total)
+        arguments = (waiting, found, root, runtime, maps, threads)
+        workers = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(min(jobs, len(groups)))]
+        for worker in workers:
+            worker.start()
         try:
-            for each in running:
-                each.result()
-        except BrokenProcessPool as error:
-            raise SoftPatchError(
-                f"one of {jobs} processes was killed, probably for want of memory; the rows that are there stay: "
-                "run the same command again with a lower --jobs"
-            ) from error
+            total = left = sum(len(group) for group in groups)
+            while left and (any(worker.is_alive() for worker in workers) or not found.empty()):
+                progress("tasks", total - left, total)
+                try:
+                    row = found.get(timeout=0.5)
+                except Empty:
+                    continue
+                left -= 1
+                yield row
+        finally:
+            for worker in workers:
+                worker.kill()  # what it has not handed over is run again
+    progress("tasks", total - left, total)
+    if left:
+        raise SoftPatchError(
+            f"{left} of {total} tasks were not run: a process was killed, probably for want of memory; the rows that "
+            "are there stay, so run the same command again with a lower --jobs"
+        )
 
 
-def _work(group: list[Task], root: Path, runtime: Runtime, maps: Path | None, threads: int, queue: Queue[Row]) -> None:
+def _work(
+    waiting: Queue[list[Task]],
+    found: Queue[Row],
+    root: Path,
+    runtime: Runtime,
+    maps: Path | None,
+    threads: int,
+) -> None:
+    """A process of its own: run groups as long as any wait, and hand their rows over."""
+    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
     torch.set_num_threads(threads)
-    for row in run_group(group, root, runtime, maps):
-        queue.put(row)
+    parent = parent_process()
+    with suppress(Empty):
+        while True:
+            for row in run_group(waiting.get_nowait(), root, runtime, maps):
+                if parent is None or not parent.is_alive():
+                    return
+                found.put(row)
 
 
 def run_group(
@@ -123,16 +144,22 @@ def run_group(
         dataset = open_dataset(root / first.data, layout=first.layout, category=first.category)
         features = _features(first, root, settings, runtime, progress)
         truth = _Truth(Framing(settings.resize, settings.crop))
-    except (SoftPatchError, ImportError) as error:
-        yield from (_row(task, {"error": str(error)}) for task in tasks)
+    except Exception as error:
+        yield from (_row(task, {"error": _sentence(error)}) for task in tasks)
         return
     for task in tasks:
         forget_peak()
         try:
             yield _row(task, _measured(task, dataset, truth, features, maps, progress))
-        except (SoftPatchError, ImportError, RuntimeError, MemoryError) as error:
-            known = isinstance(error, SoftPatchError)
-            yield _row(task, {"error": str(error) if known else traceback.format_exc(limit=-1).strip()})
+        except Exception as error:
+            yield _row(task, {"error": _sentence(error)})
+
+
+def _sentence(error: Exception) -> str:
+    """What went wrong, and where in the code if that was not foreseen."""
+    if isinstance(error, SoftPatchError | ImportError | OSError):
+        return str(error)
+    return "".join(traceback.format_exception(error, limit=-1)).strip()
 
 
 def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, progress: Progress) -> Features:
