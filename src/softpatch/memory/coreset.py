@@ -15,13 +15,16 @@ from softpatch.memory.bounds import (
     half_bits,
     principal_axes,
     sample_of,
+    squared_distance,
     squared_distance_to_half,
     widened,
 )
-from softpatch.memory.leaves import LEAF, SHORT, bound_leaves, lay_out
+from softpatch.memory.leaves import AXES, LEAF, lay_out
 from softpatch.progress import Progress, silent
 
+_BEST_FIRST = 4  # picks that a leaf sees in the order of their bounds; the others as they came
 _BLOCK = 65536  # points that are widened at once
+_LESS = np.float32(1) - SLACK
 _REPORT_EVERY = 1024
 _UNSEEN = np.float32(1e30)  # farther than any point, squared, and finite
 
@@ -34,9 +37,10 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     point farthest from the picks before it, the first in `kept` where distances tie. Points that coincide are picked
     once, so there may be fewer picks than `count`.
 
-    Exact. A pick passes over whole leaves of points, and over points in the others, where a bound says that it cannot
-    come closer than a pick before it; few distances are computed in full. Memory beyond the arguments: about 120 bytes
-    for every kept point.
+    Exact. Only the leaf that holds the farthest point has to know all picks: distances in the others are what they
+    were when it last held it, and can only shrink. A leaf that catches up passes over picks, and points over others,
+    where a bound says that they cannot be nearer than a pick before; few distances are computed in full. Memory beyond
+    the arguments: about 190 bytes for every kept point, and 4·(D + 51) for every pick.
     """
     count = min(count, len(kept))
     if count == 0:
@@ -46,17 +50,23 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     blocks = torch.split(kept, _BLOCK)
     mean = torch.stack([points[block].double().sum(dim=0) for block in blocks]).sum(dim=0) / len(kept)
     from_mean = torch.cat([(points[block].double() - mean).square().sum(dim=1).float() for block in blocks])
-    axes = principal_axes(points[kept[sample_of(len(kept))]], mean, SHORT)
+    axes = principal_axes(points[kept[sample_of(len(kept))]], mean, AXES)
     leaves = lay_out(points, kept, mean.float(), axes)
-    layout = (half_bits(points), kept.numpy(), leaves.members, leaves.short, leaves.lows, leaves.highs)
-    squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick; -1 where none is
-    worst, farthest = squared.max(axis=1), np.zeros(len(squared), np.int64)  # of each leaf
+    described = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
+    layout = (half_bits(points), kept.numpy(), *described)
+    squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick known; -1 where no point is
+    worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
+    widths = (leaves.short.shape[1], leaves.long.shape[2], points.shape[1])
+    chosen = tuple(np.empty((count, width), np.float32) for width in widths)
+    columns = np.empty((widths[0], count), np.float32)
     rounding = np.float32(ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
     cell = int(np.flatnonzero(leaves.members.ravel() == int(from_mean.argmin()))[0])
-    for done in range(0, count, _REPORT_EVERY):
-        progress("coreset", done, count)
-        cell = _pick(*layout, squared, worst, farthest, rounding, cell, picks[done : done + _REPORT_EVERY])
+    for start in range(0, count, _REPORT_EVERY):
+        progress("coreset", start, count)
+        end = min(count, start + _REPORT_EVERY)
+        state = (squared, worst, farthest, known, *chosen, columns)
+        cell = _pick(*layout, *state, rounding, cell, picks, start, end)
     progress("coreset", count, count)
     _, first = np.unique(picks, return_index=True)  # the lowest index comes again once nothing is left to cover
     return kept[picks[np.sort(first)]]
@@ -80,20 +90,43 @@ def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress:
 
 
 @compiled
-def _lower(bits, kept, members, short, description, pick, rounding, full, squared):  # type: ignore[no-untyped-def]
-    """Lower the `squared` distances (64,) of a leaf's points that the pick is nearer to; `full` (64,) is scratch."""
-    full[:] = 0
-    for j in range(len(description)):
+def _lower(  # type: ignore[no-untyped-def]
+    bits, numbers, short, long, bounds, shorts, longs, values, rounding, squared
+):
+    """Lower the `squared` distances (64,) of a leaf's points to picks that they did not know.
+
+    `numbers` (64,) are the points', `short` (17, 64) and `long` (64, l) their descriptions; `shorts` (n, 17), `longs`
+    (n, l) and `values` (n, D) are the picks, and `bounds` (n,) say how near each can be to any of the points.
+    """
+    largest, partial = squared.max(), np.empty(LEAF, np.float32)
+    last = len(short) - 1
+    for turn in range(_BEST_FIRST + len(bounds)):
+        n = turn - _BEST_FIRST
+        if n < 0:
+            n = bounds.argmin()
+        if bounds[n] * _LESS - rounding >= largest:
+            continue
+        bounds[n] = np.inf  # not again
+        partial[:] = 0
+        lowest = np.float32(-np.inf)
+        for stage in range(2):  # half of the coordinates are enough to pass over most picks
+            for j in range(stage * last // 2, (stage + 1) * last // 2):
+                for p in range(LEAF):
+                    partial[p] += (short[j, p] - shorts[n, j]) ** 2
+            lowest = np.float32(np.inf)
+            for p in range(LEAF):
+                lowest = min(lowest, partial[p] * _LESS - squared[p])
+            if lowest >= rounding:
+                break
+        if lowest >= rounding:
+            continue
         for p in range(LEAF):
-            full[p] += (short[j, p] - description[j]) ** 2
-    lowest = np.float32(np.inf)
-    for p in range(LEAF):
-        lowest = min(lowest, full[p] * (1 - SLACK) - squared[p])
-    if lowest >= rounding:
-        return
-    for p in range(LEAF):
-        if full[p] * (1 - SLACK) - squared[p] < rounding:
-            squared[p] = min(squared[p], squared_distance_to_half(bits[kept[members[p]]], pick))
+            limit = squared[p] + rounding
+            if (partial[p] + (short[last, p] - shorts[n, last]) ** 2) * _LESS >= limit:
+                continue
+            if (partial[p] + squared_distance(long[p], longs[n])) * _LESS < limit:
+                squared[p] = min(squared[p], squared_distance_to_half(bits[numbers[p]], values[n]))
+        largest = squared.max()
 
 
 @compiled
@@ -108,30 +141,66 @@ def _farthest(squared, members):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _pick(  # type: ignore[no-untyped-def]
-    bits, kept, members, short, lows, highs, squared, worst, farthest, rounding, cell, picks
-):
-    """Fill `picks`, beginning with the point in `cell`, counted through all leaves; return the next cell.
+def _top(worst, farthest, members):  # type: ignore[no-untyped-def]
+    """The leaf whose `worst` (L,) is largest: of equal ones, that of the first member."""
+    largest, top = worst.max(), -1
+    for leaf in range(len(worst)):
+        if worst[leaf] == largest and (top < 0 or members[leaf, farthest[leaf]] < members[top, farthest[top]]):
+            top = leaf
+    return top
 
-    Lowers `squared` (L, 64), and tells in `worst` and `farthest` (L,) its largest value in each leaf and where that is.
+
+@compiled
+def _pick(  # type: ignore[no-untyped-def]
+    bits,
+    kept,
+    members,
+    short,
+    long,
+    lows,
+    highs,
+    squared,
+    worst,
+    farthest,
+    known,
+    shorts,
+    longs,
+    values,
+    columns,
+    rounding,
+    cell,
+    picks,
+    start,
+    end,
+):
+    """Fill `picks` from `start` to `end`, beginning with the point in `cell`, counted through all leaves.
+
+    Returns the next cell. `squared` (L, 64) are distances to the nearest of the picks that each leaf knows, the first
+    `known` (L,); `worst` and `farthest` (L,) the largest of them and where that is. `shorts`, `longs` and `values` of
+    the picks are filled as well: their descriptions and coordinates; `columns` are the `shorts`, transposed.
     """
-    bounds, full = np.empty(len(members), np.float32), np.empty(LEAF, np.float32)
-    pick = np.empty(bits.shape[1], np.float32)
-    for done in range(len(picks)):
-        picks[done] = members[cell // LEAF, cell % LEAF]
-        row, description = bits[kept[picks[done]]], short[cell // LEAF, :, cell % LEAF].copy()
-        for j in range(len(pick)):
-            pick[j] = widened(np.uint32(row[j]))
-        bound_leaves(lows, highs, description, bounds)
-        best = 0
-        for leaf in range(len(members)):
-            if bounds[leaf] * (1 - SLACK) - rounding < worst[leaf]:
-                _lower(bits, kept, members[leaf], short[leaf], description, pick, rounding, full, squared[leaf])
-                if squared[leaf, farthest[leaf]] < worst[leaf]:
-                    farthest[leaf] = _farthest(squared[leaf], members[leaf])
-                    worst[leaf] = squared[leaf, farthest[leaf]]
-            more = worst[leaf] - worst[best]
-            if more > 0 or (more == 0 and members[leaf, farthest[leaf]] < members[best, farthest[best]]):
-                best = leaf
-        cell = best * LEAF + farthest[best]
+    room = np.empty(end, np.float32)
+    for done in range(start, end):
+        home, place = cell // LEAF, cell % LEAF
+        picks[done] = members[home, place]
+        shorts[done], longs[done] = short[home, :, place], long[home, place]
+        columns[:, done] = shorts[done]
+        point = bits[kept[picks[done]]]
+        for j in range(len(point)):
+            values[done, j] = widened(np.uint32(point[j]))
+        top = _top(worst, farthest, members)
+        while known[top] <= done:
+            new = slice(known[top], done + 1)
+            bounds, fresh = room[new], columns[:, new]
+            bounds[:] = 0
+            for j in range(len(fresh)):
+                for n in range(len(bounds)):
+                    away = max(lows[j, top] - fresh[j, n], fresh[j, n] - highs[j, top])
+                    bounds[n] += max(np.float32(0), away) ** 2
+            picked = (bounds, shorts[new], longs[new], values[new])
+            _lower(bits, kept[members[top]], short[top], long[top], *picked, rounding, squared[top])
+            known[top], farthest[top] = done + 1, _farthest(squared[top], members[top])
+            worst[top] = squared[top, farthest[top]]
+            top = _top(worst, farthest, members)
+        cell = top * LEAF + farthest[top]
     return cell

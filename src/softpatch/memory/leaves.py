@@ -16,6 +16,8 @@ LEAF = 64
 """Points in a leaf: a few vectors, which are compared at once."""
 SHORT = 16
 """Leading coordinates in a short description."""
+AXES = 32
+"""Axes of the short and long descriptions together; of many dimensions more pay."""
 _DECIDING = 8  # of them by which points are told apart
 _BLOCK = 1024  # leaves that are described at once
 _FAR = np.float32(1e18)  # infinitely far, but finite when squared
@@ -26,12 +28,14 @@ class Leaves:
     """The layout of K points in L leaves of at most 64.
 
     `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. `short` (L, 17, 64)
-    float32 are their coordinates along the first 16 axes and the norm of the rest, as seen from the mean. `lows` and
-    `highs` (17, L) are corners of the boxes around them.
+    float32 are their coordinates along the first 16 axes and the norm of the rest, as seen from the mean. `long`
+    (L, 64, h - 15) are those along the other axes and the norm of what they leave, or (L, 64, 0) without other axes.
+    `lows` and `highs` (17, L) are corners of the boxes around the short descriptions.
     """
 
     members: np.ndarray
     short: np.ndarray
+    long: np.ndarray
     lows: np.ndarray
     highs: np.ndarray
 
@@ -47,17 +51,19 @@ def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leav
     members.ravel()[: len(order)] = order
     size = min(SHORT, axes.shape[1]) + 1
     short = np.empty((count, size, LEAF), np.float32)
+    long = np.empty((count, LEAF, axes.shape[1] - SHORT + 1 if axes.shape[1] > SHORT else 0), np.float32)
     lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
         places = torch.from_numpy(members[part]).flatten()
-        found, _ = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
+        found, more = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
+        long[part] = more.reshape(-1, LEAF, more.shape[1])[:, :, : long.shape[2]]
         found = found.reshape(-1, LEAF, size)
         absent = members[part, :, None] < 0
         lows[:, part] = np.where(absent, _FAR, found).min(axis=1).T
         highs[:, part] = np.where(absent, -_FAR, found).max(axis=1).T
         short[part] = np.where(absent, _FAR, found).transpose(0, 2, 1)
-    return Leaves(members, short, lows, highs)
+    return Leaves(members, short, long, lows, highs)
 
 
 def describe(centred: Tensor, axes: Tensor) -> tuple[np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ from softpatch.memory.bounds import (
     squared_distance,
     squared_distance_to_half,
 )
-from softpatch.memory.leaves import LEAF, SHORT, Leaves, bound_leaves, describe, lay_out
+from softpatch.memory.leaves import AXES, LEAF, Leaves, bound_leaves, describe, lay_out
 
 _TURN = 32  # queries that a thread settles at a time
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
@@ -31,14 +31,10 @@ _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others a
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A bank in `leaves`: `axes` (D, h), `long` descriptions (L, 64, h - 15), and the `largest` squared norm.
-
-    `long` is empty where there are no axes but those of the short descriptions. All is seen from the bank's mean.
-    """
+    """A bank in `leaves` along `axes` (D, h), and its `largest` squared norm, seen from its mean."""
 
     axes: Tensor
     leaves: Leaves
-    long: np.ndarray
     largest: float
 
 
@@ -59,12 +55,9 @@ def search_index(points: Tensor) -> SearchIndex:
     mean = points.double().mean(dim=0).float()
     if points.device.type != "cpu":
         return SearchIndex(points, mean, None)
-    axes = principal_axes(points[sample_of(len(points))], mean, max(SHORT, points.shape[1] // 8))
+    axes = principal_axes(points[sample_of(len(points))], mean, max(AXES, points.shape[1] // 8))
     leaves = lay_out(points, torch.arange(len(points)), mean, axes)
-    centred, long = points.float() - mean, np.empty((*leaves.members.shape, 0), np.float32)
-    if axes.shape[1] > SHORT:
-        long = describe(centred, axes)[1][leaves.members.clip(0)]
-    return SearchIndex(points, mean, Layout(axes, leaves, long, float(centred.square().sum(dim=1).max())))
+    return SearchIndex(points, mean, Layout(axes, leaves, float((points.float() - mean).square().sum(dim=1).max())))
 
 
 def nearest_neighbours(
@@ -92,7 +85,7 @@ def nearest_neighbours(
     short, long = describe(centred, layout.axes)
     rounding = (ROUNDING * (centred.square().sum(dim=1) + layout.largest)).numpy()
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-    laid_out = (leaves.members, leaves.short, layout.long, leaves.lows, leaves.highs)
+    laid_out = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
     bank = (half_bits(index.points), *laid_out, bank_owners.long().numpy())
     asked = (queries.contiguous().numpy(), short, long, rounding, query_owners.long().numpy())
     per_query = (*asked, distances, indices)
