@@ -13,8 +13,8 @@ from softpatch.config import Settings, parse_bytes
 from softpatch.errors import InputError
 
 _BASE = 900_000_000  # the program, the network and a batch of images
-_GROUP = 600_000_000  # distances of a group of positions
-_PER_PATCH = 130  # bytes of the coreset and of the noise scores
+_GPU_GROUP = 600_000_000  # distances of a group of positions; on a CPU they stay in its cache
+_PER_PATCH = 200  # bytes of the coreset and of the noise scores
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,10 @@ def fit_memory(count: int, positions: int, dim: int, settings: Settings) -> FitM
     patches = count * positions
     bank = min(settings.max_bank_size, settings.coreset_ratio * patches)
     shape = (count, positions, min(dim, settings.projected_dim))
-    rest = _BASE + max(_GROUP, _PER_PATCH * patches) + round(2 * dim * (2 * bank + 100 * positions))
+    picks = 4 * (shape[2] + 51) * bank
+    rest = _BASE + _PER_PATCH * patches + round(picks + 2 * dim * (2 * bank + 100 * positions))
     # the coreset needs the embeddings as float32, too
-    return FitMemory(shape, rest, 4 * prod(shape) + _PER_PATCH * patches + _GROUP)
+    return FitMemory(shape, rest, 4 * prod(shape) + _PER_PATCH * patches + _GPU_GROUP)
 
 
 def embedding_store(need: FitMemory, budget: str, folder: Path, device: torch.device) -> Tensor:

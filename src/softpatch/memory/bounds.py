@@ -58,17 +58,8 @@ def widened(bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def squared_distance(a, b):  # type: ignore[no-untyped-def]
-    """The squared Euclidean distance of two float32 vectors of equal length, by difference."""
-    total = np.float32(0)
-    for j in range(len(a)):
-        total += (a[j] - b[j]) ** 2
-    return total
-
-
-@compiled
 def squared_distance_to_half(bits, b):  # type: ignore[no-untyped-def]
-    """The same for a vector of float16 bits and one of float32."""
+    """The squared Euclidean distance of a vector of float16 bits and one of float32, by difference."""
     total = np.float32(0)
     for j in range(len(bits)):
         total += (widened(np.uint32(bits[j])) - b[j]) ** 2

@@ -15,11 +15,10 @@ from softpatch.memory.bounds import (
     half_bits,
     principal_axes,
     sample_of,
-    squared_distance,
     squared_distance_to_half,
     widened,
 )
-from softpatch.memory.leaves import AXES, LEAF, lay_out
+from softpatch.memory.leaves import AXES, LEAF, add_squares, lay_out
 from softpatch.progress import Progress, silent
 
 _BEST_FIRST = 4  # picks that a leaf sees in the order of their bounds; the others as they came
@@ -56,7 +55,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     layout = (half_bits(points), kept.numpy(), *described)
     squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick known; -1 where no point is
     worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
-    widths = (leaves.short.shape[1], leaves.long.shape[2], points.shape[1])
+    widths = (leaves.short.shape[1], leaves.long.shape[1], points.shape[1])
     chosen = tuple(np.empty((count, width), np.float32) for width in widths)
     columns = np.empty((widths[0], count), np.float32)
     rounding = np.float32(ROUNDING * float(from_mean.max()))
@@ -95,11 +94,10 @@ def _lower(  # type: ignore[no-untyped-def]
 ):
     """Lower the `squared` distances (64,) of a leaf's points to picks that they did not know.
 
-    `numbers` (64,) are the points', `short` (17, 64) and `long` (64, l) their descriptions; `shorts` (n, 17), `longs`
+    `numbers` (64,) are the points', `short` (17, 64) and `long` (l, 64) their descriptions; `shorts` (n, 17), `longs`
     (n, l) and `values` (n, D) are the picks, and `bounds` (n,) say how near each can be to any of the points.
     """
-    largest, partial = squared.max(), np.empty(LEAF, np.float32)
-    last = len(short) - 1
+    largest, partial, half = squared.max(), np.empty(LEAF, np.float32), len(short) // 2
     for turn in range(_BEST_FIRST + len(bounds)):
         n = turn - _BEST_FIRST
         if n < 0:
@@ -108,25 +106,26 @@ def _lower(  # type: ignore[no-untyped-def]
             continue
         bounds[n] = np.inf  # not again
         partial[:] = 0
-        lowest = np.float32(-np.inf)
-        for stage in range(2):  # half of the coordinates are enough to pass over most picks
-            for j in range(stage * last // 2, (stage + 1) * last // 2):
-                for p in range(LEAF):
-                    partial[p] += (short[j, p] - shorts[n, j]) ** 2
-            lowest = np.float32(np.inf)
-            for p in range(LEAF):
-                lowest = min(lowest, partial[p] * _LESS - squared[p])
-            if lowest >= rounding:
-                break
-        if lowest >= rounding:
+        add_squares(short, shorts[n], 0, half, partial)  # enough to pass over most picks
+        if not _any_nearer(partial, squared, rounding):
             continue
+        add_squares(short, shorts[n], half, len(short) - 1, partial)
+        if not _any_nearer(partial, squared, rounding):
+            continue
+        add_squares(long, longs[n], 0, len(long), partial)
         for p in range(LEAF):
-            limit = squared[p] + rounding
-            if (partial[p] + (short[last, p] - shorts[n, last]) ** 2) * _LESS >= limit:
-                continue
-            if (partial[p] + squared_distance(long[p], longs[n])) * _LESS < limit:
+            if partial[p] * _LESS - squared[p] < rounding:
                 squared[p] = min(squared[p], squared_distance_to_half(bits[numbers[p]], values[n]))
         largest = squared.max()
+
+
+@compiled
+def _any_nearer(partial, squared, rounding):  # type: ignore[no-untyped-def]
+    """Whether a bound `partial` (64,) leaves room for any distance below `squared` (64,)."""
+    lowest = np.float32(np.inf)
+    for p in range(LEAF):
+        lowest = min(lowest, partial[p] * _LESS - squared[p])
+    return lowest < rounding
 
 
 @compiled
@@ -183,7 +182,7 @@ def _pick(  # type: ignore[no-untyped-def]
     for done in range(start, end):
         home, place = cell // LEAF, cell % LEAF
         picks[done] = members[home, place]
-        shorts[done], longs[done] = short[home, :, place], long[home, place]
+        shorts[done], longs[done] = short[home, :, place], long[home, :, place]
         columns[:, done] = shorts[done]
         point = bits[kept[picks[done]]]
         for j in range(len(point)):

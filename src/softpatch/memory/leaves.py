@@ -29,7 +29,7 @@ class Leaves:
 
     `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. `short` (L, 17, 64)
     float32 are their coordinates along the first 16 axes and the norm of the rest, as seen from the mean. `long`
-    (L, 64, h - 15) are those along the other axes and the norm of what they leave, or (L, 64, 0) without other axes.
+    (L, h - 15, 64) are those along the other axes and the norm of what they leave, or (L, 0, 64) without other axes.
     `lows` and `highs` (17, L) are corners of the boxes around the short descriptions.
     """
 
@@ -51,13 +51,13 @@ def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leav
     members.ravel()[: len(order)] = order
     size = min(SHORT, axes.shape[1]) + 1
     short = np.empty((count, size, LEAF), np.float32)
-    long = np.empty((count, LEAF, axes.shape[1] - SHORT + 1 if axes.shape[1] > SHORT else 0), np.float32)
+    long = np.empty((count, axes.shape[1] - SHORT + 1 if axes.shape[1] > SHORT else 0, LEAF), np.float32)
     lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
         places = torch.from_numpy(members[part]).flatten()
         found, more = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
-        long[part] = more.reshape(-1, LEAF, more.shape[1])[:, :, : long.shape[2]]
+        long[part] = more.reshape(-1, LEAF, more.shape[1])[:, :, : long.shape[1]].transpose(0, 2, 1)
         found = found.reshape(-1, LEAF, size)
         absent = members[part, :, None] < 0
         lows[:, part] = np.where(absent, _FAR, found).min(axis=1).T
@@ -87,6 +87,19 @@ def bound_leaves(lows, highs, description, bounds):  # type: ignore[no-untyped-d
         for leaf in range(lows.shape[1]):
             away = max(lows[j, leaf] - description[j], description[j] - highs[j, leaf])
             bounds[leaf] += max(np.float32(0), away) ** 2
+
+
+@compiled
+def add_squares(rows, asked, start, stop, partial):  # type: ignore[no-untyped-def]
+    """Add to `partial` (64,) the squared differences of coordinates `start` to `stop`: `rows` (l, 64), `asked` (l,)."""
+    for j in range(start, stop - 3, 4):  # four at once, since storing the sum costs as much as adding to it
+        a, b, c, d = asked[j], asked[j + 1], asked[j + 2], asked[j + 3]
+        for p in range(LEAF):
+            first = (rows[j, p] - a) ** 2 + (rows[j + 1, p] - b) ** 2
+            partial[p] += first + (rows[j + 2, p] - c) ** 2 + (rows[j + 3, p] - d) ** 2
+    for j in range(stop - (stop - start) % 4, stop):
+        for p in range(LEAF):
+            partial[p] += (rows[j, p] - asked[j]) ** 2
 
 
 def _split(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> np.ndarray:

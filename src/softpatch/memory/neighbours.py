@@ -20,12 +20,12 @@ from softpatch.memory.bounds import (
     half_bits,
     principal_axes,
     sample_of,
-    squared_distance,
     squared_distance_to_half,
 )
-from softpatch.memory.leaves import AXES, LEAF, Leaves, bound_leaves, describe, lay_out
+from softpatch.memory.leaves import AXES, LEAF, Leaves, add_squares, bound_leaves, describe, lay_out
 
 _TURN = 32  # queries that a thread settles at a time
+_STEP = 32  # coordinates of long descriptions that are added before it is asked whether the rest is needed
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
 
 
@@ -149,9 +149,7 @@ def _settle(  # type: ignore[no-untyped-def]
                 continue
             bounds[leaf] = np.inf  # not again
             partial[:] = 0
-            for j in range(coordinates - 1):
-                for p in range(LEAF):
-                    partial[p] += (short[leaf, j, p] - query_short[i, j]) ** 2
+            add_squares(short[leaf], query_short[i], 0, coordinates - 1, partial)
             lowest = np.float32(np.inf)
             for p in range(LEAF):
                 full[p] = partial[p] + (short[leaf, coordinates - 1, p] - query_short[i, coordinates - 1]) ** 2
@@ -170,11 +168,13 @@ def _settle(  # type: ignore[no-untyped-def]
                 nearest = members[leaf, likeliest]
                 least = squared_distance_to_half(bits[nearest], queries[i])
                 limit = (least + rounding[i]) * (1 + SLACK)
+            for start in range(0, long.shape[1], _STEP):
+                add_squares(long[leaf], query_long[i], start, min(start + _STEP, long.shape[1]), partial)
+                if partial.min() > limit:
+                    break
             for p in range(LEAF):
                 point = members[leaf, p]
-                if full[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
-                    continue
-                if partial[p] + squared_distance(long[leaf, p], query_long[i]) > limit:
+                if partial[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
                     continue
                 squared = squared_distance_to_half(bits[point], queries[i])
                 if squared < least or (squared == least and point < nearest):
