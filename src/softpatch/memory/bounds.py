@@ -58,8 +58,38 @@ def widened(bits):  # type: ignore[no-untyped-def]
 
 
 @compiled
+def largest_of(values):  # type: ignore[no-untyped-def]
+    """The largest of float32 values (n,), many at once, as their `max` is not found."""
+    largest = np.float32(-np.inf)
+    for n in range(len(values)):
+        largest = max(largest, values[n])
+    return largest
+
+
+@compiled
+def place_of_least(values):  # type: ignore[no-untyped-def]
+    """Where the least of float32 values (n,) is first found."""
+    least = np.float32(np.inf)
+    for n in range(len(values)):
+        least = min(least, values[n])
+    for n in range(len(values)):
+        if values[n] == least:
+            return n
+    return 0
+
+
+@compiled
+def squared_distance(a, b):  # type: ignore[no-untyped-def]
+    """The squared Euclidean distance of two float32 vectors of equal length, by difference."""
+    total = np.float32(0)
+    for j in range(len(a)):
+        total += (a[j] - b[j]) ** 2
+    return total
+
+
+@compiled
 def squared_distance_to_half(bits, b):  # type: ignore[no-untyped-def]
-    """The squared Euclidean distance of a vector of float16 bits and one of float32, by difference."""
+    """The same for a vector of float16 bits and one of float32."""
     total = np.float32(0)
     for j in range(len(bits)):
         total += (widened(np.uint32(bits[j])) - b[j]) ** 2

@@ -13,8 +13,11 @@ from softpatch.memory.bounds import (
     SLACK,
     compiled,
     half_bits,
+    largest_of,
+    place_of_least,
     principal_axes,
     sample_of,
+    squared_distance,
     squared_distance_to_half,
     widened,
 )
@@ -55,7 +58,8 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     layout = (half_bits(points), kept.numpy(), *described)
     squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick known; -1 where no point is
     worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
-    widths = (leaves.short.shape[1], leaves.long.shape[1], points.shape[1])
+    highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
+    widths = (leaves.short.shape[1], leaves.long.shape[2], points.shape[1])
     chosen = tuple(np.empty((count, width), np.float32) for width in widths)
     columns = np.empty((widths[0], count), np.float32)
     rounding = np.float32(ROUNDING * float(from_mean.max()))
@@ -64,7 +68,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     for start in range(0, count, _REPORT_EVERY):
         progress("coreset", start, count)
         end = min(count, start + _REPORT_EVERY)
-        state = (squared, worst, farthest, known, *chosen, columns)
+        state = (squared, highest, worst, farthest, known, *chosen, columns)
         cell = _pick(*layout, *state, rounding, cell, picks, start, end)
     progress("coreset", count, count)
     _, first = np.unique(picks, return_index=True)  # the lowest index comes again once nothing is left to cover
@@ -94,14 +98,14 @@ def _lower(  # type: ignore[no-untyped-def]
 ):
     """Lower the `squared` distances (64,) of a leaf's points to picks that they did not know.
 
-    `numbers` (64,) are the points', `short` (17, 64) and `long` (l, 64) their descriptions; `shorts` (n, 17), `longs`
+    `numbers` (64,) are the points', `short` (17, 64) and `long` (64, l) their descriptions; `shorts` (n, 17), `longs`
     (n, l) and `values` (n, D) are the picks, and `bounds` (n,) say how near each can be to any of the points.
     """
-    largest, partial, half = squared.max(), np.empty(LEAF, np.float32), len(short) // 2
+    largest, partial, half = largest_of(squared), np.empty(LEAF, np.float32), len(short) // 2
     for turn in range(_BEST_FIRST + len(bounds)):
         n = turn - _BEST_FIRST
         if n < 0:
-            n = bounds.argmin()
+            n = place_of_least(bounds)
         if bounds[n] * _LESS - rounding >= largest:
             continue
         bounds[n] = np.inf  # not again
@@ -112,11 +116,12 @@ def _lower(  # type: ignore[no-untyped-def]
         add_squares(short, shorts[n], half, len(short) - 1, partial)
         if not _any_nearer(partial, squared, rounding):
             continue
-        add_squares(long, longs[n], 0, len(long), partial)
         for p in range(LEAF):
-            if partial[p] * _LESS - squared[p] < rounding:
+            if partial[p] * _LESS - squared[p] >= rounding:
+                continue
+            if (partial[p] + squared_distance(long[p], longs[n])) * _LESS - squared[p] < rounding:
                 squared[p] = min(squared[p], squared_distance_to_half(bits[numbers[p]], values[n]))
-        largest = squared.max()
+        largest = largest_of(squared)
 
 
 @compiled
@@ -140,13 +145,26 @@ def _farthest(squared, members):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _top(worst, farthest, members):  # type: ignore[no-untyped-def]
-    """The leaf whose `worst` (L,) is largest: of equal ones, that of the first member."""
-    largest, top = worst.max(), -1
-    for leaf in range(len(worst)):
-        if worst[leaf] == largest and (top < 0 or members[leaf, farthest[leaf]] < members[top, farthest[top]]):
-            top = leaf
+def _top(highest, worst, farthest, members):  # type: ignore[no-untyped-def]
+    """The leaf whose `worst` (L,) is largest: of equal ones, that of the first member.
+
+    `highest` are the largest of every 64.
+    """
+    largest, top = largest_of(highest), -1
+    for group in range(len(highest)):
+        if highest[group] < largest:
+            continue
+        for leaf in range(group * LEAF, min((group + 1) * LEAF, len(worst))):
+            if worst[leaf] == largest and (top < 0 or members[leaf, farthest[leaf]] < members[top, farthest[top]]):
+                top = leaf
     return top
+
+
+@compiled
+def _add_outside(values, low, high, bounds):  # type: ignore[no-untyped-def]
+    """Add to `bounds` (n,) how far `values` (n,) lie outside the interval from `low` to `high`, squared."""
+    for n in range(len(bounds)):
+        bounds[n] += max(low - values[n], values[n] - high, np.float32(0)) ** 2
 
 
 @compiled
@@ -159,6 +177,7 @@ def _pick(  # type: ignore[no-untyped-def]
     lows,
     highs,
     squared,
+    highest,
     worst,
     farthest,
     known,
@@ -175,31 +194,32 @@ def _pick(  # type: ignore[no-untyped-def]
     """Fill `picks` from `start` to `end`, beginning with the point in `cell`, counted through all leaves.
 
     Returns the next cell. `squared` (L, 64) are distances to the nearest of the picks that each leaf knows, the first
-    `known` (L,); `worst` and `farthest` (L,) the largest of them and where that is. `shorts`, `longs` and `values` of
-    the picks are filled as well: their descriptions and coordinates; `columns` are the `shorts`, transposed.
+    `known` (L,); `worst` and `farthest` (L,) the largest of them and where that is, `highest` the largest of every 64
+    leaves. `shorts`, `longs` and `values` of the picks are filled as well: their descriptions and coordinates;
+    `columns` are the `shorts`, transposed.
     """
     room = np.empty(end, np.float32)
     for done in range(start, end):
         home, place = cell // LEAF, cell % LEAF
         picks[done] = members[home, place]
-        shorts[done], longs[done] = short[home, :, place], long[home, :, place]
+        shorts[done], longs[done] = short[home, :, place], long[home, place]
         columns[:, done] = shorts[done]
         point = bits[kept[picks[done]]]
         for j in range(len(point)):
             values[done, j] = widened(np.uint32(point[j]))
-        top = _top(worst, farthest, members)
+        top = _top(highest, worst, farthest, members)
         while known[top] <= done:
             new = slice(known[top], done + 1)
-            bounds, fresh = room[new], columns[:, new]
+            bounds = room[new]
             bounds[:] = 0
-            for j in range(len(fresh)):
-                for n in range(len(bounds)):
-                    away = max(lows[j, top] - fresh[j, n], fresh[j, n] - highs[j, top])
-                    bounds[n] += max(np.float32(0), away) ** 2
+            for j in range(len(columns)):
+                _add_outside(columns[j, new], lows[j, top], highs[j, top], bounds)
             picked = (bounds, shorts[new], longs[new], values[new])
             _lower(bits, kept[members[top]], short[top], long[top], *picked, rounding, squared[top])
             known[top], farthest[top] = done + 1, _farthest(squared[top], members[top])
             worst[top] = squared[top, farthest[top]]
-            top = _top(worst, farthest, members)
+            group = top // LEAF
+            highest[group] = largest_of(worst[group * LEAF : (group + 1) * LEAF])
+            top = _top(highest, worst, farthest, members)
         cell = top * LEAF + farthest[top]
     return cell

@@ -29,7 +29,7 @@ class Leaves:
 
     `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. `short` (L, 17, 64)
     float32 are their coordinates along the first 16 axes and the norm of the rest, as seen from the mean. `long`
-    (L, h - 15, 64) are those along the other axes and the norm of what they leave, or (L, 0, 64) without other axes.
+    (L, 64, h - 15) are those along the other axes and the norm of what they leave, or (L, 64, 0) without other axes.
     `lows` and `highs` (17, L) are corners of the boxes around the short descriptions.
     """
 
@@ -51,13 +51,13 @@ def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leav
     members.ravel()[: len(order)] = order
     size = min(SHORT, axes.shape[1]) + 1
     short = np.empty((count, size, LEAF), np.float32)
-    long = np.empty((count, axes.shape[1] - SHORT + 1 if axes.shape[1] > SHORT else 0, LEAF), np.float32)
+    long = np.empty((count, LEAF, axes.shape[1] - SHORT + 1 if axes.shape[1] > SHORT else 0), np.float32)
     lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
         places = torch.from_numpy(members[part]).flatten()
         found, more = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
-        long[part] = more.reshape(-1, LEAF, more.shape[1])[:, :, : long.shape[1]].transpose(0, 2, 1)
+        long[part] = more.reshape(-1, LEAF, more.shape[1])[:, :, : long.shape[2]]
         found = found.reshape(-1, LEAF, size)
         absent = members[part, :, None] < 0
         lows[:, part] = np.where(absent, _FAR, found).min(axis=1).T

@@ -18,14 +18,15 @@ from softpatch.memory.bounds import (
     SLACK,
     compiled,
     half_bits,
+    place_of_least,
     principal_axes,
     sample_of,
+    squared_distance,
     squared_distance_to_half,
 )
 from softpatch.memory.leaves import AXES, LEAF, Leaves, add_squares, bound_leaves, describe, lay_out
 
 _TURN = 32  # queries that a thread settles at a time
-_STEP = 32  # coordinates of long descriptions that are added before it is asked whether the rest is needed
 _BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
 
 
@@ -141,10 +142,7 @@ def _settle(  # type: ignore[no-untyped-def]
         for turn in range(_BEST_FIRST + leaves):
             leaf = turn - _BEST_FIRST
             if leaf < 0:
-                leaf = 0
-                for other in range(leaves):
-                    if bounds[other] < bounds[leaf]:
-                        leaf = other
+                leaf = place_of_least(bounds)
             if bounds[leaf] > limit or bounds[leaf] == np.inf:
                 continue
             bounds[leaf] = np.inf  # not again
@@ -168,13 +166,11 @@ def _settle(  # type: ignore[no-untyped-def]
                 nearest = members[leaf, likeliest]
                 least = squared_distance_to_half(bits[nearest], queries[i])
                 limit = (least + rounding[i]) * (1 + SLACK)
-            for start in range(0, long.shape[1], _STEP):
-                add_squares(long[leaf], query_long[i], start, min(start + _STEP, long.shape[1]), partial)
-                if partial.min() > limit:
-                    break
             for p in range(LEAF):
                 point = members[leaf, p]
-                if partial[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
+                if full[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
+                    continue
+                if partial[p] + squared_distance(long[leaf, p], query_long[i]) > limit:
                     continue
                 squared = squared_distance_to_half(bits[point], queries[i])
                 if squared < least or (squared == least and point < nearest):
