@@ -110,6 +110,11 @@ def test_many_picks_from_many_points() -> None:
     assert len(picks) == len(set(picks)) == 1500
 
 
+def test_a_large_lattice_where_most_distances_tie() -> None:
+    points = torch.cartesian_prod(torch.arange(80.0), torch.arange(80.0))  # more than 64 leaves
+    assert_is_plain_greedy(points[torch.randperm(6400, generator=torch.Generator().manual_seed(0))], 500)
+
+
 @pytest.mark.parametrize("count", [1, 2, 15, 16, 17, 40])
 def test_few_picks(count: int) -> None:
     points = (64 * normal(200, 5, torch.Generator().manual_seed(0))).round() / 64
