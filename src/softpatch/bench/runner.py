@@ -73,7 +73,7 @@ def _shared(task: Task) -> tuple[str, ...]:
     framing = (settings.resize, settings.crop, settings.embedding_dim, settings.layers)
     run = METHODS[task.method].run
     run = "" if run == "images" else run
-    seed = task.seed if run == "padim" or task.weights == RANDOM else ""  # it chooses PaDiM's channels
+    seed = task.seed if run == "padim" or task.weights == RANDOM else ""  # of PaDiM's channels or the network
     return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, (*framing, seed)), run)
 
 
