@@ -1,5 +1,6 @@
 """Run tasks and write a row for each."""
 
+import os
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -209,7 +210,7 @@ def _measured(
         "peak_memory": peak_memory(),
         "training_images": len(learned.train),
         "test_images": len(split.test),
-        "injected": list(split.injected),
+        "injected": [Path(os.path.relpath(path, dataset.root)).as_posix() for path in split.injected],
         "maps": None if maps is None else _keep(task, maps, split, outcome),
     }
 
