@@ -109,6 +109,7 @@ def _draw_speed(rows: Sequence[Row], path: Path) -> Path:
         color=[COLOURS.get(method, "#999999") for _, method in pairs],
     )
     axis.bar_label(bars, fmt="%.1f", padding=3)
+    axis.margins(x=0.1)
     axis.invert_yaxis()
     axis.set(xlabel=f"images per second, prediction, {rows[0]['machine']}, {rows[0]['threads']} threads")
     return _save(figure, path)

@@ -5,6 +5,7 @@ to their noise scores (B, N), higher meaning more anomalous. To add one, write t
 `DISCRIMINATORS`; the name is then valid everywhere.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ from softpatch.errors import InputError
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
 _GPU_BYTES = 2**28  # keep a GPU busy
+_EXACT_IN_SINGLE = 1e4
+"""A Gaussian with trace(Σ)/ε up to this is computed in single precision: its errors stay below 1e-5."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +41,19 @@ class Patches:
     block_bytes: int = _CACHED_BYTES
 
     @cached_property
+    def centred(self) -> Tensor:
+        """The values as seen from their mean at the position: smaller norms, less cancellation."""
+        return self.values - self.values.mean(dim=1, keepdim=True)
+
+    @cached_property
     def neighbours(self) -> tuple[Tensor, Tensor]:
         """The K = `lof_neighbors` nearest of the other N - 1 patches at the position, or all where there are fewer.
 
         Distances float32 (B, N, K), rising, and indices int64 (B, N, K) into the N. Found once for all discriminators.
         """
-        positions, count, _ = self.values.shape
+        centred = self.centred
+        positions, count, _ = centred.shape
         neighbors = min(self.told.lof_neighbors, count - 1)
-        centred = self.values - self.values.mean(dim=1, keepdim=True)  # smaller norms, less cancellation
         norms = centred.square().sum(dim=2)
         found = []
         rows = max(1, self.block_bytes // (4 * positions * count))
@@ -73,34 +81,34 @@ def gaussian(patches: Patches) -> Tensor:
 
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
-    (XᵀX+λI)⁻¹ instead, D x D. Double precision inside. Raises `InputError` for patches so large that even that does
-    not tell K + λI from a singular matrix.
+    (XᵀX+λI)⁻¹ instead, D x D, in single precision where the traces say that this is exact to 1e-5. Double precision
+    else. Raises `InputError` for patches so large that even that does not tell K + λI from a singular matrix.
     """
-    values = patches.values
-    _, count, dim = values.shape
-    centred = values.double() - values.double().mean(dim=1, keepdim=True)
+    centred = patches.centred
+    _, count, dim = centred.shape
     ridge = (count - 1) * patches.told.gaussian_epsilon
     if count <= dim:
+        centred = centred.double()
         # [K(K+λI)⁻¹]ᵢᵢ = 1 - λ[(K+λI)⁻¹]ᵢᵢ
-        regular = centred @ centred.mT
-        regular.diagonal(dim1=1, dim2=2).add_(ridge)
-        inverse = torch.cholesky_inverse(_cholesky(regular, values))
-        leverage = 1 - ridge * inverse.diagonal(dim1=1, dim2=2)
+        inverse = torch.cholesky_inverse(_cholesky(centred @ centred.mT, ridge, patches), upper=True)
+        root = (1 - ridge * inverse.diagonal(dim1=1, dim2=2)).clamp_min(0).sqrt()
     else:
-        regular = centred.mT @ centred
-        regular.diagonal(dim1=1, dim2=2).add_(ridge)
-        whitened = torch.linalg.solve_triangular(_cholesky(regular, values), centred.mT, upper=False)
-        leverage = whitened.square().sum(dim=1)
-    return ((count - 1) * leverage.clamp_min(0)).sqrt().float()
+        if centred.square().sum(dim=(1, 2)).amax() > _EXACT_IN_SINGLE * ridge:
+            centred = centred.double()
+        factors = _cholesky(centred.mT @ centred, ridge, patches)
+        root = torch.linalg.vector_norm(torch.linalg.solve_triangular(factors.mT, centred.mT, upper=False), dim=1)
+    return (math.sqrt(count - 1) * root).float()
 
 
-def _cholesky(matrices: Tensor, patches: Tensor) -> Tensor:
+def _cholesky(matrices: Tensor, ridge: float, patches: Patches) -> Tensor:
+    """The upper Cholesky factors of matrices (B, n, n) of the patches, `ridge` added to their diagonals."""
+    matrices.diagonal(dim1=1, dim2=2).add_(ridge)
     factors: Tensor
-    factors, failed = torch.linalg.cholesky_ex(matrices)
-    if failed.any() or not factors.isfinite().all():
+    factors, failed = torch.linalg.cholesky_ex(matrices, upper=True)  # upper, for that is how rows lie in memory
+    if failed.any() or not factors.diagonal(dim1=1, dim2=2).isfinite().all():
         raise InputError(
-            f"the Gaussian of patches with values up to {float(patches.abs().max()):.3g} cannot be computed; the "
-            "backbone's weights may be damaged, or need a larger gaussian_epsilon"
+            f"the Gaussian of patches with values up to {float(patches.values.abs().max()):.3g} cannot be computed; "
+            "the backbone's weights may be damaged, or need a larger gaussian_epsilon"
         )
     return factors
 
