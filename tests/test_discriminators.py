@@ -93,6 +93,16 @@ def test_gaussian_is_the_explicit_inverse(images: int, dim: int, epsilon: float)
     assert_close(gaussian(patches, epsilon), mahalanobis(patches, epsilon).float(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("ratio", [2.3e3, 3e3, 1e7])  # trace(Σ)/ε; up to 2,500 is left to single precision
+@pytest.mark.parametrize("leading", [1, 4, 64])  # axes that hold nearly all of it
+def test_gaussian_is_exact_where_variances_differ_much(ratio: float, leading: int) -> None:
+    scale = torch.full((64,), 0.1)
+    scale[:leading] = math.sqrt(ratio * 0.01 / leading)
+    turned = torch.linalg.qr(torch.randn(64, 64, generator=torch.Generator().manual_seed(1)))[0]
+    patches = (random_patches(3, 250, 64) * scale) @ turned + 1
+    assert_close(gaussian(patches, 0.01), mahalanobis(patches, 0.01).float(), rtol=3e-5, atol=0)
+
+
 @pytest.mark.parametrize("images", [8, 30])  # fewer and more than the dimensions
 def test_gaussian_of_values_beyond_reason(images: int) -> None:
     patches = random_patches(2, images, 6).repeat(1, 1, 2)

@@ -17,8 +17,8 @@ from softpatch.errors import InputError
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
 _GPU_BYTES = 2**28  # keep a GPU busy
-_EXACT_IN_SINGLE = 1e4
-"""A Gaussian with trace(Σ)/ε up to this is computed in single precision: its errors stay below 1e-5."""
+_EXACT_IN_SINGLE = 2.5e3
+"""A Gaussian with trace(Σ)/ε up to this is computed in single precision: its relative errors stay below 3e-5."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def gaussian(patches: Patches) -> Tensor:
 
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
-    (XᵀX+λI)⁻¹ instead, D x D, in single precision where the traces say that this is exact to 1e-5. Double precision
+    (XᵀX+λI)⁻¹ instead, D x D, in single precision where the traces say that this is exact to 3e-5. Double precision
     else. Raises `InputError` for patches so large that even that does not tell K + λI from a singular matrix.
     """
     centred = patches.centred
