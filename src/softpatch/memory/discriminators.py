@@ -17,8 +17,7 @@ from softpatch.errors import InputError
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
 _GPU_BYTES = 2**28  # keep a GPU busy
-_EXACT_IN_SINGLE = 2.5e3
-"""A Gaussian with trace(Σ)/ε up to this is computed in single precision: its relative errors stay below 3e-5."""
+_EXACT_IN_SINGLE = 2500  # trace(Σ)/ε: relative errors stay below 3e-5
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,13 @@ class Patches:
 
     @cached_property
     def centred(self) -> Tensor:
-        """The values as seen from their mean at the position: smaller norms, less cancellation."""
+        """The values (B, N, D) as seen from their mean at the position: smaller norms, less cancellation."""
         return self.values - self.values.mean(dim=1, keepdim=True)
+
+    @cached_property
+    def norms(self) -> Tensor:
+        """Squared norms (B, N) of the centred values."""
+        return self.centred.square().sum(dim=2)
 
     @cached_property
     def neighbours(self) -> tuple[Tensor, Tensor]:
@@ -51,10 +55,9 @@ class Patches:
 
         Distances float32 (B, N, K), rising, and indices int64 (B, N, K) into the N. Found once for all discriminators.
         """
-        centred = self.centred
+        centred, norms = self.centred, self.norms
         positions, count, _ = centred.shape
         neighbors = min(self.told.lof_neighbors, count - 1)
-        norms = centred.square().sum(dim=2)
         found = []
         rows = max(1, self.block_bytes // (4 * positions * count))
         for start in range(0, count, rows):
@@ -81,8 +84,8 @@ def gaussian(patches: Patches) -> Tensor:
 
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
-    (XᵀX+λI)⁻¹ instead, D x D, in single precision where the traces say that this is exact to 3e-5. Double precision
-    else. Raises `InputError` for patches so large that even that does not tell K + λI from a singular matrix.
+    (XᵀX+λI)⁻¹ instead, D x D. Computed in double precision, there in single where tr Σ is at most 2500 ε, to a
+    relative 3e-5. Raises `InputError` for patches so large that even that does not tell K + λI from a singular matrix.
     """
     centred = patches.centred
     _, count, dim = centred.shape
@@ -91,13 +94,14 @@ def gaussian(patches: Patches) -> Tensor:
         centred = centred.double()
         # [K(K+λI)⁻¹]ᵢᵢ = 1 - λ[(K+λI)⁻¹]ᵢᵢ
         inverse = torch.cholesky_inverse(_cholesky(centred @ centred.mT, ridge, patches), upper=True)
-        root = (1 - ridge * inverse.diagonal(dim1=1, dim2=2)).clamp_min(0).sqrt()
+        leverage_root = (1 - ridge * inverse.diagonal(dim1=1, dim2=2)).clamp_min(0).sqrt()
     else:
-        if centred.square().sum(dim=(1, 2)).amax() > _EXACT_IN_SINGLE * ridge:
+        if patches.norms.sum(dim=1).amax() > _EXACT_IN_SINGLE * ridge:
             centred = centred.double()
         factors = _cholesky(centred.mT @ centred, ridge, patches)
-        root = torch.linalg.vector_norm(torch.linalg.solve_triangular(factors.mT, centred.mT, upper=False), dim=1)
-    return (math.sqrt(count - 1) * root).float()
+        whitened = torch.linalg.solve_triangular(factors.mT, centred.mT, upper=False)
+        leverage_root = torch.linalg.vector_norm(whitened, dim=1)
+    return (math.sqrt(count - 1) * leverage_root).float()
 
 
 def _cholesky(matrices: Tensor, ridge: float, patches: Patches) -> Tensor:
