@@ -1,6 +1,7 @@
 """Noise scores: against scikit-learn, explicit inverses and brute force, by hand, and what must not change them."""
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -87,7 +88,9 @@ def test_gaussian_by_hand_with_more_dimensions_than_images() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [1e-4, 0.01, 10.0])
-@pytest.mark.parametrize(("images", "dim"), [(2, 9), (8, 20), (12, 12), (13, 12), (50, 6), (40, 1)])
+@pytest.mark.parametrize(
+    ("images", "dim"), [(2, 9), (8, 20), (12, 12), (13, 12), (50, 6), (40, 1), (200, 150), (130, 140)]
+)
 def test_gaussian_is_the_explicit_inverse(images: int, dim: int, epsilon: float) -> None:
     patches = random_patches(5, images, dim) * torch.linspace(0.1, 3, dim) + 2
     assert_close(gaussian(patches, epsilon), mahalanobis(patches, epsilon).float(), rtol=1e-5, atol=1e-5)
@@ -226,9 +229,36 @@ def test_the_size_of_blocks_changes_no_neighbour(block_bytes: int) -> None:
     distances, indices = Patches(values, NoiseSettings(lof_neighbors=5), block_bytes).neighbours
     every = torch.cdist(values.double(), values.double())
     every.diagonal(dim1=1, dim2=2).fill_(math.inf)
-    expected = every.topk(5, dim=2, largest=False)
-    assert torch.equal(indices, expected.indices)
-    assert_close(distances, expected.values.float(), rtol=1e-4, atol=1e-4)
+    expected = every.topk(5, dim=2, largest=False).indices.sort(dim=2).values
+    found = indices.sort(dim=2)
+    assert torch.equal(found.values, expected)
+    assert_close(distances.gather(2, found.indices), every.gather(2, expected).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_exactly_k_neighbours_are_taken_where_distances_tie() -> None:
+    values = line(0, 1, -1, 2, -2, 3, -3, 9)  # of 0, and of others, the third and fourth nearest are equally far
+    distances, indices = Patches(values, NoiseSettings(lof_neighbors=3)).neighbours
+    assert indices.shape == (1, 8, 3)
+    assert_close(distances.sort(dim=2).values[0, [0, 7]], torch.tensor([[1.0, 1.0, 2.0], [6.0, 7.0, 8.0]]))
+    assert all(len(set(row)) == 3 for row in indices[0].tolist())
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_change_no_score_and_stay_as_many_as_they_were(threads: int) -> None:
+    embeddings = random_patches(12, 11, 8)
+    _, expected = gathered(embeddings, group_bytes=1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        groups, scores = gathered(embeddings, group_bytes=1)
+        assert torch.get_num_threads() == threads
+        with ThreadPoolExecutor(1) as pool:  # in threads yet to begin, too
+            assert pool.submit(torch.get_num_threads).result() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert groups == [slice(place, place + 1) for place in range(11)]
+    for name in DISCRIMINATORS:
+        assert torch.equal(scores[name], expected[name])
 
 
 def test_settings_reach_the_discriminators() -> None:

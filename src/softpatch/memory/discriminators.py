@@ -7,9 +7,11 @@ to their noise scores (B, N), higher meaning more anomalous. To add one, write t
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,6 +19,7 @@ from softpatch.errors import InputError
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
 _GPU_BYTES = 2**28  # keep a GPU busy
+_BLOCK = 64  # rows that a Cholesky factorisation takes at a time
 _EXACT_IN_SINGLE = 2500  # trace(Σ)/ε: relative errors stay below 3e-5
 
 
@@ -28,44 +31,44 @@ class NoiseSettings:
     gaussian_epsilon: float = 0.01
 
 
-@dataclass(frozen=True, eq=False)
 class Patches:
-    """The patches at a group of positions: `values` float32 (B, N, D), the same B positions on N images.
+    """The patches at a group of positions.
 
-    Distances are computed so many at a time that they take `block_bytes` at most.
+    `centred` are float32 values (B, N, D) of the same B positions on N images, as seen from their mean at the position:
+    smaller norms, less cancellation. `norms` (B, N) are their squares. Distances are computed so many at a time that
+    they take `block_bytes` at most.
     """
 
-    values: Tensor
-    told: NoiseSettings
-    block_bytes: int = _CACHED_BYTES
+    def __init__(self, values: Tensor, told: NoiseSettings, block_bytes: int = _CACHED_BYTES) -> None:
+        self.centred = values - values.mean(dim=1, keepdim=True)
+        self.norms = self.centred.square().sum(dim=2)
+        self.told = told
+        self._block_bytes = block_bytes
+        self._neighbours: tuple[Tensor, Tensor] | None = None
 
-    @cached_property
-    def centred(self) -> Tensor:
-        """The values (B, N, D) as seen from their mean at the position: smaller norms, less cancellation."""
-        return self.values - self.values.mean(dim=1, keepdim=True)
-
-    @cached_property
-    def norms(self) -> Tensor:
-        """Squared norms (B, N) of the centred values."""
-        return self.centred.square().sum(dim=2)
-
-    @cached_property
+    @property
     def neighbours(self) -> tuple[Tensor, Tensor]:
         """The K = `lof_neighbors` nearest of the other N - 1 patches at the position, or all where there are fewer.
 
-        Distances float32 (B, N, K), rising, and indices int64 (B, N, K) into the N. Found once for all discriminators.
+        Distances float32 (B, N, K) and indices int64 (B, N, K) into the N, in no order of the K. Found once for all
+        discriminators.
         """
+        if self._neighbours is None:  # functools.cached_property would let one thread in at a time before Python 3.12
+            self._neighbours = self._find_neighbours()
+        return self._neighbours
+
+    def _find_neighbours(self) -> tuple[Tensor, Tensor]:
         centred, norms = self.centred, self.norms
         positions, count, _ = centred.shape
         neighbors = min(self.told.lof_neighbors, count - 1)
         found = []
-        rows = max(1, self.block_bytes // (4 * positions * count))
+        rows = max(1, self._block_bytes // (4 * positions * count))
         for start in range(0, count, rows):
             part = slice(start, min(start + rows, count))
             squared = torch.baddbmm(norms[:, part, None] + norms[:, None, :], centred[:, part], centred.mT, alpha=-2)
             own = torch.arange(part.start, part.stop, device=squared.device)
             squared[:, own - start, own] = torch.inf
-            found.append(squared.topk(neighbors, dim=2, largest=False))
+            found.append(_least(squared, neighbors))
         squared, indices = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
         return squared.clamp_min(0).sqrt(), indices
 
@@ -76,7 +79,7 @@ def nearest(patches: Patches) -> Tensor:
     Blind to defects that occur twice at the same place: they are each other's neighbour.
     """
     distances, _ = patches.neighbours
-    return distances[:, :, 0]
+    return distances.amin(dim=2)
 
 
 def gaussian(patches: Patches) -> Tensor:
@@ -105,16 +108,26 @@ def gaussian(patches: Patches) -> Tensor:
 
 
 def _cholesky(matrices: Tensor, ridge: float, patches: Patches) -> Tensor:
-    """The upper Cholesky factors of matrices (B, n, n) of the patches, `ridge` added to their diagonals."""
-    matrices.diagonal(dim1=1, dim2=2).add_(ridge)
-    factors: Tensor
-    factors, failed = torch.linalg.cholesky_ex(matrices, upper=True)  # upper, for that is how rows lie in memory
-    if failed.any() or not factors.diagonal(dim1=1, dim2=2).isfinite().all():
+    """Factorise matrices (B, n, n) of the patches, `ridge` added to their diagonals: upper factors, in their place.
+
+    What lies below the diagonal is left as it happens to be. A block of rows at a time, so that most of the work is
+    matrix products.
+    """
+    diagonal = matrices.diagonal(dim1=1, dim2=2).add_(ridge)
+    failed = diagonal.new_zeros(len(matrices), dtype=torch.bool)
+    for start in range(0, matrices.shape[1], _BLOCK):
+        block, rest = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
+        factors, info = torch.linalg.cholesky_ex(matrices[:, block, block], upper=True)  # upper: as rows lie in memory
+        failed |= info > 0
+        right = torch.linalg.solve_triangular(factors.mT, matrices[:, block, rest], upper=False)
+        matrices[:, block, block], matrices[:, block, rest] = factors, right
+        matrices[:, rest, rest].baddbmm_(right.mT, right, alpha=-1)
+    if failed.any() or not diagonal.isfinite().all():
         raise InputError(
-            f"the Gaussian of patches with values up to {float(patches.values.abs().max()):.3g} cannot be computed; "
+            f"the Gaussian of patches with values up to {float(patches.centred.abs().max()):.3g} cannot be computed; "
             "the backbone's weights may be damaged, or need a larger gaussian_epsilon"
         )
-    return factors
+    return matrices
 
 
 def local_outlier_factor(patches: Patches) -> Tensor:
@@ -125,7 +138,7 @@ def local_outlier_factor(patches: Patches) -> Tensor:
     patches give 1 rather than a division by zero.
     """
     distances, indices = patches.neighbours
-    k_distance = distances[:, :, -1]  # (B, N)
+    k_distance = distances.amax(dim=2)  # (B, N)
     reachability = torch.maximum(distances, _take(k_distance, indices))
     density = 1 / (reachability.mean(dim=2) + 1e-10)
     return _take(density, indices).mean(dim=2) / density
@@ -164,10 +177,41 @@ def noise_scores(
     if group_bytes is None:
         group_bytes = _CACHED_BYTES if embeddings.device.type == "cpu" else _GPU_BYTES
     step = max(1, min(positions, group_bytes // (4 * count * count)))
-    for start in range(0, positions, step):
-        group = slice(start, min(start + step, positions))
+    groups = [slice(start, min(start + step, positions)) for start in range(0, positions, step)]
+
+    def score(group: slice) -> dict[str, Tensor]:
         patches = Patches(embeddings[:, group].transpose(0, 1).float().contiguous(), settings, group_bytes)
-        yield group, {name: DISCRIMINATORS[name](patches).T for name in names}
+        return {name: DISCRIMINATORS[name](patches).T for name in names}
+
+    if embeddings.device.type == "cpu":
+        with _workers() as pool:
+            yield from zip(groups, pool.map(score, groups), strict=True)
+    else:
+        yield from zip(groups, map(score, groups), strict=True)
+
+
+@contextmanager
+def _workers() -> Iterator[ThreadPoolExecutor]:
+    """As many workers as torch has threads, of one thread each: steps of a few positions are too small to divide."""
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            yield pool
+    finally:
+        torch.set_num_threads(threads)  # a worker's setting is also that of threads yet to begin
+
+
+def _least(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` least of each row of values (B, R, N), in no order: values and indices (B, R, count)."""
+    if values.device.type == "cpu":
+        # To partition values is several times faster than topk, but does not tell where they were.
+        rows = values.numpy()
+        chosen = np.flatnonzero(rows <= np.partition(rows, count - 1, axis=2)[:, :, count - 1 : count])
+        if len(chosen) == rows.size // rows.shape[2] * count:  # else some are equal, and topk decides
+            indices = torch.from_numpy(chosen)
+            least = values.view(-1)[indices].view(*values.shape[:2], count)
+            return least, indices.view(least.shape) % values.shape[2]
+    return values.topk(count, dim=2, largest=False)
 
 
 def _take(values: Tensor, indices: Tensor) -> Tensor:
