@@ -33,7 +33,8 @@ def test_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("queries", "bank", "dim"), [(1, 1, 1), (40, 1, 7), (300, 90, 3), (150, 400, 64), (70, 5_000, 150)]
+    ("queries", "bank", "dim"),
+    [(1, 1, 1), (40, 1, 7), (300, 90, 3), (150, 400, 64), (70, 5_000, 150), (90, 3_000, 400), (2, 900, 700)],
 )
 def test_is_brute_force(queries: int, bank: int, dim: int) -> None:
     asked, known = drawn(queries, dim), drawn(bank, dim, seed=1)
@@ -44,7 +45,7 @@ def test_is_brute_force(queries: int, bank: int, dim: int) -> None:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 7])
-@pytest.mark.parametrize("dim", [9, 150])
+@pytest.mark.parametrize("dim", [9, 150, 400])
 def test_owners_are_passed_over_in_every_leaf_and_thread(threads: int, dim: int) -> None:
     queries, bank = drawn(60, dim), drawn(700, dim, seed=1)
     owners, bank_owners = torch.arange(60) % 4, torch.arange(700) % 4
@@ -73,6 +74,15 @@ def test_bounds_that_decide_little_do_not_hide_the_nearest(spread: float) -> Non
     assert_close(distances, expected.values.float(), rtol=1e-4, atol=1e-5)
     if spread:
         assert torch.equal(indices, expected.indices)
+
+
+def test_values_as_large_as_float16_holds() -> None:
+    bank = (65504 * torch.sign(drawn(1_000, 400))).half()
+    queries = bank[:50] * (1 - 0.3 * torch.rand(50, 400, generator=torch.Generator().manual_seed(4)))
+    distances, indices = nearest_neighbours(queries, search_index(bank))
+    expected = all_distances(queries, bank).min(dim=1)
+    assert torch.equal(indices, expected.indices)
+    assert_close(distances, expected.values.float(), rtol=1e-5, atol=0)
 
 
 def test_of_equally_near_patches_the_first_is_found() -> None:

@@ -4,12 +4,17 @@ A point is described by its coordinates along a few principal axes and the norm 
 two points are at least as far apart as these descriptions are.
 """
 
+import os
+import platform
 from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 import torch
+from llvmlite import ir
+from llvmlite.binding import get_host_cpu_features
+from numba.extending import intrinsic
 from torch import Tensor
 
 _FLOATS = {"reassoc", "contract", "nsz", "nnan"}  # lets sums and minima be vectorised
@@ -50,11 +55,37 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, fastmath=_FLOATS)(function)
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """The same, as a part of the compiled functions that call it."""
+    return numba.njit(nogil=True, fastmath=_FLOATS, inline="always")(function)
+
+
 @compiled
-def widened(bits):  # type: ignore[no-untyped-def]
-    """The float32 value of the bits of a finite float16."""
+def widened_by_bits(half):  # type: ignore[no-untyped-def]
+    """The float32 value of the bits of a float16; of an infinite one 65536."""
+    bits = np.uint32(half)
     sign_and_magnitude = np.uint32(((bits & np.uint32(0x8000)) << 16) | ((bits & np.uint32(0x7FFF)) << 13))
     return sign_and_magnitude.view(np.float32) * np.float32(2.0**112)  # the exponents' biases differ by 112
+
+
+@intrinsic
+def widened_at_once(_context: Any, _half: Any) -> Any:
+    """The same, and infinity of an infinite one, in one instruction of the processor."""
+
+    def generate(_context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return numba.float32(numba.uint16), generate
+
+
+def _widens_at_once() -> bool:
+    """Whether the processor has that instruction; small ones, such as Atoms, have not."""
+    if "NUMBA_CPU_NAME" in os.environ or "NUMBA_CPU_FEATURES" in os.environ:  # compile for another processor
+        return False
+    return platform.machine().lower() in ("arm64", "aarch64") or get_host_cpu_features().get("f16c", False)
+
+
+widened: Any = widened_at_once if _widens_at_once() else widened_by_bits
 
 
 @compiled
@@ -68,29 +99,24 @@ def largest_of(values):  # type: ignore[no-untyped-def]
 
 @compiled
 def place_of_least(values):  # type: ignore[no-untyped-def]
-    """Where the least of float32 values (n,) is first found."""
+    """Where the least of float32 values (n,) is last found; 0 where all are NaN."""
     least = np.float32(np.inf)
     for n in range(len(values)):
         least = min(least, values[n])
-    for n in range(len(values)):
-        if values[n] == least:
-            return n
-    return 0
+    place = np.int32(0)
+    for n in range(np.int32(len(values))):  # many at once, which a loop that may end early is not
+        place = max(place, np.int32(n) if values[n] == least else np.int32(0))
+    return place
 
 
 @compiled
-def squared_distance(a, b):  # type: ignore[no-untyped-def]
-    """The squared Euclidean distance of two float32 vectors of equal length, by difference."""
-    total = np.float32(0)
-    for j in range(len(a)):
-        total += (a[j] - b[j]) ** 2
-    return total
+def squared_distance(bits, point, values, place):  # type: ignore[no-untyped-def]
+    """The squared Euclidean distance of a row of float16 `bits` (M, D) and one of float32 `values` (n, D).
 
-
-@compiled
-def squared_distance_to_half(bits, b):  # type: ignore[no-untyped-def]
-    """The same for a vector of float16 bits and one of float32."""
+    By difference. Whole arrays and places in them, here and elsewhere: a row would be counted as a reference to the
+    array, which threads contend for.
+    """
     total = np.float32(0)
-    for j in range(len(bits)):
-        total += (widened(np.uint32(bits[j])) - b[j]) ** 2
+    for j in range(bits.shape[1]):
+        total += (widened(bits[point, j]) - values[place, j]) ** 2
     return total

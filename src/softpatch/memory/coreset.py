@@ -18,10 +18,9 @@ from softpatch.memory.bounds import (
     principal_axes,
     sample_of,
     squared_distance,
-    squared_distance_to_half,
     widened,
 )
-from softpatch.memory.leaves import AXES, LEAF, add_squares, lay_out
+from softpatch.memory.leaves import AXES, LEAF, add_squares, bound_points, lay_out
 from softpatch.progress import Progress, silent
 
 _BEST_FIRST = 4  # picks that a leaf sees in the order of their bounds; the others as they came
@@ -59,7 +58,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick known; -1 where no point is
     worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
     highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
-    widths = (leaves.short.shape[1], leaves.long.shape[2], points.shape[1])
+    widths = (leaves.short.shape[1], leaves.long.shape[1], points.shape[1])
     chosen = tuple(np.empty((count, width), np.float32) for width in widths)
     columns = np.empty((widths[0], count), np.float32)
     rounding = np.float32(ROUNDING * float(from_mean.max()))
@@ -94,42 +93,44 @@ def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress:
 
 @compiled
 def _lower(  # type: ignore[no-untyped-def]
-    bits, numbers, short, long, bounds, shorts, longs, values, rounding, squared
+    bits, kept, members, short, long, top, bounds, shorts, longs, values, first, rounding, squared
 ):
-    """Lower the `squared` distances (64,) of a leaf's points to picks that they did not know.
+    """Lower the distances of leaf `top` in `squared` (L, 64) to picks that it did not know.
 
-    `numbers` (64,) are the points', `short` (17, 64) and `long` (64, l) their descriptions; `shorts` (n, 17), `longs`
-    (n, l) and `values` (n, D) are the picks, and `bounds` (n,) say how near each can be to any of the points.
+    Those are the picks from `first` on; `shorts` and `longs` (n, 17) and `values` (n, D) are of all picks, and `bounds`
+    (m,) say how near each of the new ones can be to any point of the leaf.
     """
-    largest, partial, half = largest_of(squared), np.empty(LEAF, np.float32), len(short) // 2
+    largest, half = largest_of(squared[top]), short.shape[1] // 2
+    partial, near = np.empty(LEAF, np.float32), np.empty(LEAF, np.float32)
     for turn in range(_BEST_FIRST + len(bounds)):
-        n = turn - _BEST_FIRST
-        if n < 0:
-            n = place_of_least(bounds)
-        if bounds[n] * _LESS - rounding >= largest:
+        new = turn - _BEST_FIRST
+        if new < 0:
+            new = place_of_least(bounds)
+        if bounds[new] * _LESS - rounding >= largest:
             continue
-        bounds[n] = np.inf  # not again
+        bounds[new] = np.inf  # not again
+        n = first + new
         partial[:] = 0
-        add_squares(short, shorts[n], 0, half, partial)  # enough to pass over most picks
-        if not _any_nearer(partial, squared, rounding):
+        add_squares(short, top, shorts, n, 0, half, partial)  # enough to pass over most picks
+        if not _any_nearer(partial, squared, top, rounding):
             continue
-        add_squares(short, shorts[n], half, len(short) - 1, partial)
-        if not _any_nearer(partial, squared, rounding):
+        add_squares(short, top, shorts, n, half, short.shape[1] - 1, partial)
+        if not _any_nearer(partial, squared, top, rounding):
             continue
+        bound_points(long, top, longs, n, partial, near)
         for p in range(LEAF):
-            if partial[p] * _LESS - squared[p] >= rounding:
-                continue
-            if (partial[p] + squared_distance(long[p], longs[n])) * _LESS - squared[p] < rounding:
-                squared[p] = min(squared[p], squared_distance_to_half(bits[numbers[p]], values[n]))
-        largest = largest_of(squared)
+            if near[p] * _LESS - squared[top, p] < rounding:
+                point = kept[members[top, p]]
+                squared[top, p] = min(squared[top, p], squared_distance(bits, point, values, n))
+        largest = largest_of(squared[top])
 
 
 @compiled
-def _any_nearer(partial, squared, rounding):  # type: ignore[no-untyped-def]
-    """Whether a bound `partial` (64,) leaves room for any distance below `squared` (64,)."""
+def _any_nearer(partial, squared, top, rounding):  # type: ignore[no-untyped-def]
+    """Whether a bound `partial` (64,) leaves room for any distance below those of leaf `top` in `squared` (L, 64)."""
     lowest = np.float32(np.inf)
     for p in range(LEAF):
-        lowest = min(lowest, partial[p] * _LESS - squared[p])
+        lowest = min(lowest, partial[p] * _LESS - squared[top, p])
     return lowest < rounding
 
 
@@ -202,11 +203,11 @@ def _pick(  # type: ignore[no-untyped-def]
     for done in range(start, end):
         home, place = cell // LEAF, cell % LEAF
         picks[done] = members[home, place]
-        shorts[done], longs[done] = short[home, :, place], long[home, place]
+        shorts[done], longs[done] = short[home, :, place], long[home, :, place]
         columns[:, done] = shorts[done]
         point = bits[kept[picks[done]]]
         for j in range(len(point)):
-            values[done, j] = widened(np.uint32(point[j]))
+            values[done, j] = widened(point[j])
         top = _top(highest, worst, farthest, members)
         while known[top] <= done:
             new = slice(known[top], done + 1)
@@ -214,8 +215,8 @@ def _pick(  # type: ignore[no-untyped-def]
             bounds[:] = 0
             for j in range(len(columns)):
                 _add_outside(columns[j, new], lows[j, top], highs[j, top], bounds)
-            picked = (bounds, shorts[new], longs[new], values[new])
-            _lower(bits, kept[members[top]], short[top], long[top], *picked, rounding, squared[top])
+            picked = (bounds, shorts, longs, values, known[top])
+            _lower(bits, kept, members, short, long, top, *picked, rounding, squared)
             known[top], farthest[top] = done + 1, _farthest(squared[top], members[top])
             worst[top] = squared[top, farthest[top]]
             group = top // LEAF

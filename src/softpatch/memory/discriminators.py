@@ -7,8 +7,6 @@ to their noise scores (B, N), higher meaning more anomalous. To add one, write t
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +14,7 @@ import torch
 from torch import Tensor
 
 from softpatch.errors import InputError
+from softpatch.memory.workers import single_threaded_workers
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
 _GPU_BYTES = 2**28  # keep a GPU busy
@@ -184,21 +183,10 @@ def noise_scores(
         return {name: DISCRIMINATORS[name](patches).T for name in names}
 
     if embeddings.device.type == "cpu":
-        with _workers() as pool:
+        with single_threaded_workers() as pool:
             yield from zip(groups, pool.map(score, groups), strict=True)
     else:
         yield from zip(groups, map(score, groups), strict=True)
-
-
-@contextmanager
-def _workers() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, of one thread each: steps of a few positions are too small to divide."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # a worker's setting is also that of threads yet to begin
 
 
 def _least(values: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,9 @@
 On a CPU few distances are computed in full. The bank is laid out in leaves of patches that lie near each other, and
 every patch is described by its leading principal coordinates and the norm of what they leave (Cauchy-Schwarz). A query
 looks into the leaves whose bounding box comes nearer than the nearest patch found so far, there at the patches whose
-description does, and of these at a longer description before the patch itself.
+description does, and of these at longer and longer descriptions before the patch itself.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +21,13 @@ from softpatch.memory.bounds import (
     principal_axes,
     sample_of,
     squared_distance,
-    squared_distance_to_half,
 )
-from softpatch.memory.leaves import AXES, LEAF, Leaves, add_squares, bound_leaves, describe, lay_out
+from softpatch.memory.leaves import AXES, LEAF, STEP, Leaves, bound_leaves, bound_points, describe, lay_out
+from softpatch.memory.workers import single_threaded_workers
 
-_TURN = 32  # queries that a thread settles at a time
-_BEST_FIRST = 4  # leaves looked into in the order of their bounds; the others as they lie
+_TURN = 784  # queries that a thread settles at a time at most, which look into a leaf one after the other
+_BEST_FIRST = 3  # leaves where a query begins
+_UNSEEN = np.float32(1e30)  # farther than any patch, squared, and finite
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,8 @@ def search_index(points: Tensor) -> SearchIndex:
     mean = points.double().mean(dim=0).float()
     if points.device.type != "cpu":
         return SearchIndex(points, mean, None)
-    axes = principal_axes(points[sample_of(len(points))], mean, max(AXES, points.shape[1] // 8))
+    refined = max(0, points.shape[1] // 4 - AXES) // STEP * STEP
+    axes = principal_axes(points[sample_of(len(points))], mean, AXES + refined)
     leaves = lay_out(points, torch.arange(len(points)), mean, axes)
     return SearchIndex(points, mean, Layout(axes, leaves, float((points.float() - mean).square().sum(dim=1).max())))
 
@@ -75,26 +76,37 @@ def nearest_neighbours(
     the first is found. The distance is computed by difference, so it does not suffer from the cancellation of the
     expanded square.
     """
-    queries = queries.float()
     if query_owners is None or bank_owners is None:
         query_owners = torch.full((len(queries),), -1, device=queries.device)
         bank_owners = torch.full((len(index.points),), -2, device=queries.device)
     layout = index.layout
     if layout is None:
-        return _search_all(queries, index, query_owners, bank_owners)
-    centred, leaves = queries - index.mean, layout.leaves
-    short, long = describe(centred, layout.axes)
-    rounding = (ROUNDING * (centred.square().sum(dim=1) + layout.largest)).numpy()
+        return _search_all(queries.float(), index, query_owners, bank_owners)
+    leaves, largest, axes = layout.leaves, layout.largest, layout.axes
+    owners = bank_owners.long().numpy()[leaves.members]
+    described = (leaves.short, leaves.long, leaves.steps, leaves.rests, leaves.blur, leaves.lows, leaves.highs)
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-    laid_out = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
-    bank = (half_bits(index.points), *laid_out, bank_owners.long().numpy())
-    asked = (queries.contiguous().numpy(), short, long, rounding, query_owners.long().numpy())
-    per_query = (*asked, distances, indices)
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        turns = [slice(start, start + _TURN) for start in range(0, len(queries), _TURN)]
-        parts = [pool.submit(_settle, *bank, *[array[turn] for array in per_query]) for turn in turns]
-    for part in parts:
-        part.result()
+
+    threads = torch.get_num_threads()
+    reach = threads * _TURN
+    # every thread takes some from every region of an image, so that all take equally long
+    starts = range(0, len(queries), reach)
+    parts = [slice(start + i, start + reach, threads) for start in starts for i in range(threads)]
+
+    def settle(part: slice) -> None:
+        asked = queries[part].float().contiguous()
+        centred = asked - index.mean
+        seen = describe(centred, axes)
+        rounding = (ROUNDING * (centred.square().sum(dim=1) + largest)).numpy()
+        bank = (half_bits(index.points), leaves.members, owners, *described)
+        per_query = (asked.numpy(), seen.short, seen.long, seen.steps, seen.rests, rounding)
+        found = np.empty(len(asked), np.float32), np.empty(len(asked), np.int64)
+        _settle(*bank, *per_query, query_owners[part].contiguous().long().numpy(), *found)
+        distances[part], indices[part] = found
+
+    with single_threaded_workers() as pool:
+        for _ in pool.map(settle, parts):
+            pass  # but for what it may raise
     return torch.from_numpy(distances), torch.from_numpy(indices)
 
 
@@ -119,61 +131,81 @@ def _search_all(
 def _settle(  # type: ignore[no-untyped-def]
     bits,
     members,
+    owners,
     short,
     long,
+    steps,
+    rests,
+    blur,
     lows,
     highs,
-    bank_owners,
     queries,
     query_short,
     query_long,
+    query_steps,
+    query_rests,
     rounding,
     query_owners,
     distances,
     indices,
 ):
-    """Write the distances and indices of the nearest points: arrays as in `Layout`, and of the queries alike."""
-    leaves, coordinates = short.shape[0], short.shape[1]
-    bounds, partial, full = np.empty(leaves, np.float32), np.empty(LEAF, np.float32), np.empty(LEAF, np.float32)
-    for i in range(len(queries)):
-        bound_leaves(lows, highs, query_short[i], bounds)
-        nearest, least = np.int64(-1), np.float32(np.inf)  # and its squared distance
-        limit = least  # no bound above it can be of a nearer one
-        for turn in range(_BEST_FIRST + leaves):
-            leaf = turn - _BEST_FIRST
-            if leaf < 0:
-                leaf = place_of_least(bounds)
-            if bounds[leaf] > limit or bounds[leaf] == np.inf:
-                continue
-            bounds[leaf] = np.inf  # not again
+    """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike."""
+    leaves, count = len(members), len(queries)
+    boxes, waiting = np.empty((count, leaves), np.float32), np.empty(leaves, np.float32)
+    partial, bounds, chosen = np.empty(LEAF, np.float32), np.empty(LEAF, np.float32), np.empty(LEAF, np.int64)
+    for i in range(count):
+        bound_leaves(lows, highs, query_short, i, boxes)
+        for leaf in range(leaves):
+            waiting[leaf] = boxes[i, leaf]
+        nearest, least = np.int64(-1), _UNSEEN  # and its squared distance
+        for _ in range(min(_BEST_FIRST, leaves)):  # the likeliest point of each
+            leaf = place_of_least(waiting)
+            if waiting[leaf] > least:
+                break
+            waiting[leaf] = np.inf
             partial[:] = 0
-            add_squares(short[leaf], query_short[i], 0, coordinates - 1, partial)
-            lowest = np.float32(np.inf)
+            bound_points(short, leaf, query_short, i, partial, bounds)
+            bound_points(long, leaf, query_long, i, partial, bounds)
+            likeliest, lowest = -1, _UNSEEN
             for p in range(LEAF):
-                full[p] = partial[p] + (short[leaf, coordinates - 1, p] - query_short[i, coordinates - 1]) ** 2
-                lowest = min(lowest, full[p])
-            if lowest > limit:
-                continue
-            if nearest < 0:  # begin with the likeliest, and most of the others are not looked at
-                likeliest = -1
-                for p in range(LEAF):
-                    point = members[leaf, p]
-                    allowed = point >= 0 and bank_owners[point] != query_owners[i]
-                    if allowed and (likeliest < 0 or full[p] < full[likeliest]):
-                        likeliest = p
-                if likeliest < 0:
-                    continue
-                nearest = members[leaf, likeliest]
-                least = squared_distance_to_half(bits[nearest], queries[i])
-                limit = (least + rounding[i]) * (1 + SLACK)
-            for p in range(LEAF):
-                point = members[leaf, p]
-                if full[p] > limit or point < 0 or bank_owners[point] == query_owners[i]:
-                    continue
-                if partial[p] + squared_distance(long[leaf, p], query_long[i]) > limit:
-                    continue
-                squared = squared_distance_to_half(bits[point], queries[i])
+                if bounds[p] < lowest and owners[leaf, p] != query_owners[i]:
+                    likeliest, lowest = p, bounds[p]
+            if likeliest >= 0:
+                point = members[leaf, likeliest]
+                squared = squared_distance(bits, point, queries, i)
                 if squared < least or (squared == least and point < nearest):
                     nearest, least = point, squared
-                    limit = (least + rounding[i]) * (1 + SLACK)
-        distances[i], indices[i] = np.sqrt(least), max(nearest, 0)
+        distances[i], indices[i] = least, nearest
+    for leaf in range(leaves):  # what all queries want of it is read once
+        for i in range(count):
+            nearest, least = indices[i], distances[i]
+            limit = (least + rounding[i]) * (1 + SLACK)  # no bound above it can be of a nearer one
+            if boxes[i, leaf] > limit:
+                continue
+            partial[:] = 0
+            if bound_points(short, leaf, query_short, i, partial, bounds) > limit:
+                continue
+            if bound_points(long, leaf, query_long, i, partial, bounds) > limit:
+                continue
+            left = 0
+            for p in range(LEAF):  # without a branch, which would often be foreseen wrongly
+                chosen[left] = p
+                left += (bounds[p] <= limit) & (owners[leaf, p] != query_owners[i])
+            blurred = (np.sqrt(limit) + blur) ** 2
+            for step in range(rests.shape[1]):
+                before, left = left, 0
+                for n in range(before):
+                    p = chosen[n]
+                    row = (leaf * LEAF + p) * rests.shape[1] + step
+                    partial[p] += squared_distance(steps, row, query_steps, i * rests.shape[1] + step)
+                    chosen[left] = p
+                    left += partial[p] + (rests[leaf, step, p] - query_rests[i, step]) ** 2 <= blurred
+            for n in range(left):
+                point = members[leaf, chosen[n]]
+                squared = squared_distance(bits, point, queries, i)
+                if squared < least or (squared == least and point < nearest):
+                    nearest, least = point, squared
+            distances[i], indices[i] = least, nearest
+    for i in range(count):
+        distances[i] = np.sqrt(distances[i]) if indices[i] >= 0 else np.inf
+        indices[i] = max(indices[i], 0)
