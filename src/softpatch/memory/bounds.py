@@ -55,11 +55,6 @@ def compiled(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, fastmath=_FLOATS)(function)
 
 
-def inlined(function: Callable[..., Any]) -> Any:
-    """The same, as a part of the compiled functions that call it."""
-    return numba.njit(nogil=True, fastmath=_FLOATS, inline="always")(function)
-
-
 @compiled
 def widened_by_bits(half):  # type: ignore[no-untyped-def]
     """The float32 value of the bits of a float16; of an infinite one 65536."""

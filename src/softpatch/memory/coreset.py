@@ -20,14 +20,13 @@ from softpatch.memory.bounds import (
     squared_distance,
     widened,
 )
-from softpatch.memory.leaves import AXES, LEAF, add_squares, bound_points, lay_out
+from softpatch.memory.leaves import AXES, LEAF, UNSEEN, lay_out
 from softpatch.progress import Progress, silent
 
 _BEST_FIRST = 4  # picks that a leaf sees in the order of their bounds; the others as they came
 _BLOCK = 65536  # points that are widened at once
 _LESS = np.float32(1) - SLACK
 _REPORT_EVERY = 1024
-_UNSEEN = np.float32(1e30)  # farther than any point, squared, and finite
 
 
 def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
@@ -55,7 +54,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     leaves = lay_out(points, kept, mean.float(), axes)
     described = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
     layout = (half_bits(points), kept.numpy(), *described)
-    squared = np.where(leaves.members < 0, np.float32(-1), _UNSEEN)  # to the nearest pick known; -1 where no point is
+    squared = np.where(leaves.members < 0, np.float32(-1), UNSEEN)  # to the nearest pick known; -1 where no point is
     worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
     highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
     widths = (leaves.short.shape[1], leaves.long.shape[1], points.shape[1])
@@ -100,8 +99,7 @@ def _lower(  # type: ignore[no-untyped-def]
     Those are the picks from `first` on; `shorts` and `longs` (n, 17) and `values` (n, D) are of all picks, and `bounds`
     (m,) say how near each of the new ones can be to any point of the leaf.
     """
-    largest, half = largest_of(squared[top]), short.shape[1] // 2
-    partial, near = np.empty(LEAF, np.float32), np.empty(LEAF, np.float32)
+    largest, partial, half = largest_of(squared[top]), np.empty(LEAF, np.float32), short.shape[1] // 2
     for turn in range(_BEST_FIRST + len(bounds)):
         new = turn - _BEST_FIRST
         if new < 0:
@@ -111,18 +109,34 @@ def _lower(  # type: ignore[no-untyped-def]
         bounds[new] = np.inf  # not again
         n = first + new
         partial[:] = 0
-        add_squares(short, top, shorts, n, 0, half, partial)  # enough to pass over most picks
+        _add_squares(short, top, shorts, n, 0, half, partial)  # enough to pass over most picks
         if not _any_nearer(partial, squared, top, rounding):
             continue
-        add_squares(short, top, shorts, n, half, short.shape[1] - 1, partial)
+        _add_squares(short, top, shorts, n, half, short.shape[1] - 1, partial)
         if not _any_nearer(partial, squared, top, rounding):
             continue
-        bound_points(long, top, longs, n, partial, near)
+        _add_squares(long, top, longs, n, 0, long.shape[1], partial)
         for p in range(LEAF):
-            if near[p] * _LESS - squared[top, p] < rounding:
+            if partial[p] * _LESS - squared[top, p] < rounding:
                 point = kept[members[top, p]]
                 squared[top, p] = min(squared[top, p], squared_distance(bits, point, values, n))
         largest = largest_of(squared[top])
+
+
+@compiled
+def _add_squares(rows, leaf, described, i, start, stop, partial):  # type: ignore[no-untyped-def]
+    """Add to `partial` (64,) the squared differences of coordinates `start` to `stop`.
+
+    `rows` (L, l, 64) are short or long descriptions of the leaves' points, `described` (n, l) of others.
+    """
+    for j in range(start, stop - 3, 4):  # four at once, since storing the sum costs as much as adding to it
+        a, b, c, d = described[i, j], described[i, j + 1], described[i, j + 2], described[i, j + 3]
+        for p in range(LEAF):
+            first = (rows[leaf, j, p] - a) ** 2 + (rows[leaf, j + 1, p] - b) ** 2
+            partial[p] += first + (rows[leaf, j + 2, p] - c) ** 2 + (rows[leaf, j + 3, p] - d) ** 2
+    for j in range(stop - (stop - start) % 4, stop):
+        for p in range(LEAF):
+            partial[p] += (rows[leaf, j, p] - described[i, j]) ** 2
 
 
 @compiled
@@ -203,11 +217,13 @@ def _pick(  # type: ignore[no-untyped-def]
     for done in range(start, end):
         home, place = cell // LEAF, cell % LEAF
         picks[done] = members[home, place]
-        shorts[done], longs[done] = short[home, :, place], long[home, :, place]
-        columns[:, done] = shorts[done]
-        point = bits[kept[picks[done]]]
-        for j in range(len(point)):
-            values[done, j] = widened(point[j])
+        for j in range(short.shape[1]):
+            shorts[done, j] = columns[j, done] = short[home, j, place]
+        for j in range(long.shape[1]):
+            longs[done, j] = long[home, j, place]
+        point = kept[picks[done]]
+        for j in range(bits.shape[1]):
+            values[done, j] = widened(bits[point, j])
         top = _top(highest, worst, farthest, members)
         while known[top] <= done:
             new = slice(known[top], done + 1)

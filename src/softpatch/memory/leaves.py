@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.memory.bounds import compiled, inlined, leading_coordinates
+from softpatch.memory.bounds import compiled, leading_coordinates
 
 LEAF = 64
 """Points in a leaf: a few vectors, which are compared at once."""
 SHORT = 16
 """Leading coordinates in a short description."""
 AXES = 32
-"""Axes of the short and long descriptions together."""
-STEP = 64
-"""Axes by which a description is refined at a time."""
+"""Axes of the short and long descriptions together; of many dimensions more pay."""
 _DECIDING = 8  # of them by which points are told apart
 _BLOCK = 1024  # leaves that are described at once
-_FAR = np.float32(1e18)  # infinitely far, but finite when squared
+UNSEEN = np.float32(1e30)
+"""Farther than any point, squared, and finite"""
+_FAR = np.float32(1e18)  # as a coordinate
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,80 +30,66 @@ class Leaves:
     """The layout of K points in L leaves of at most 64.
 
     `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. The others describe
-    the points as in `Descriptions`, `short` (L, 17, 64), `long` (L, 17, 64) and `rests` (L, S, 64) float32, `steps`
-    (64 L S, 64) the bits of float16, for which a point is taken to be at most `blur` away from where it is. `lows`
-    and `highs` (17, L) are corners of the boxes around the short descriptions.
+    the points as in `Descriptions`: `short` (L, 17, 64), `long` (L, h - 15, 64) and `halves` (L, 64) float32, which are
+    1e30 for no point. `lows` and `highs` (17, L) are corners of the boxes around the short descriptions.
     """
 
     members: np.ndarray
     short: np.ndarray
     long: np.ndarray
-    steps: np.ndarray
-    rests: np.ndarray
-    blur: np.float32
+    halves: np.ndarray
     lows: np.ndarray
     highs: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class Descriptions:
-    """How n points lie along principal axes, float32; two points are at least as far apart as what is said of them.
+    """How n points lie along h principal axes, as seen from the mean, float32.
 
-    `short` (n, 17) are the coordinates along the first 16 axes and the norm of the rest, `long` (n, 17) those along
-    the next 16 and the norm of what they leave, `steps` (n S, 64) those along 64 S more and `rests` (n, S) the norms
-    of what is left after each 64. Coordinates of all axes up to some, and the norm of what those leave, make a bound.
+    `short` (n, 17) are the coordinates along the first 16 axes and the norm of the rest, `long` (n, h - 15) those along
+    the other axes and the norm of what they leave; `halves` (n,) are half the squared norms. Two points are at least as
+    far apart as their short descriptions are, and as the first 16 coordinates and the long descriptions together.
     """
 
     short: np.ndarray
     long: np.ndarray
-    steps: np.ndarray
-    rests: np.ndarray
+    halves: np.ndarray
 
 
 def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leaves:
     """Lay out the points (M, D) float16 with the given `numbers` (K,): see `Leaves`.
 
-    `mean` (D,) float32 is what they are seen from, `axes` (D, h) their principal axes: 32 and any number of steps of
-    64 more, or all D of them.
+    `mean` (D,) float32 is what they are seen from, `axes` (D, h) their principal axes, 16 or more unless D is less.
     """
     order = _split(points, numbers, mean, axes)
     count = -(-len(order) // LEAF)
     members = np.full((count, LEAF), -1, np.int64)
     members.ravel()[: len(order)] = order
-    of_none = describe(torch.empty(0, len(mean)), axes)
-    size, further, steps = of_none.short.shape[1], of_none.long.shape[1], of_none.rests.shape[1]
-    short, long = np.empty((count, size, LEAF), np.float32), np.empty((count, further, LEAF), np.float32)
-    fine, rests = np.empty((count, LEAF, steps, STEP), np.float16), np.empty((count, steps, LEAF), np.float32)
+    size = min(SHORT, axes.shape[1]) + 1
+    short = np.empty((count, size, LEAF), np.float32)
+    long = np.empty((count, axes.shape[1] - size + 2, LEAF), np.float32)
+    halves = np.empty((count, LEAF), np.float32)
     lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
-    blur = np.float32(0)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
-        leaves, places = len(members[part]), torch.from_numpy(members[part]).flatten()
+        places = torch.from_numpy(members[part]).flatten()
         found = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
-        long[part] = found.long.reshape(leaves, LEAF, further).transpose(0, 2, 1)
-        rests[part] = found.rests.reshape(leaves, LEAF, steps).transpose(0, 2, 1)
-        with np.errstate(over="ignore"):  # infinite blur, then
-            fine[part] = found.steps.reshape(leaves, LEAF, steps, STEP)
-        errors = found.steps.reshape(leaves, LEAF, steps, STEP) - fine[part]
-        blur = max(blur, np.sqrt(np.square(errors).sum(axis=(2, 3)).max()))
-        described = found.short.reshape(leaves, LEAF, size)
+        long[part] = found.long.reshape(-1, LEAF, long.shape[1]).transpose(0, 2, 1)
+        described = found.short.reshape(-1, LEAF, size)
         absent = members[part, :, None] < 0
         lows[:, part] = np.where(absent, _FAR, described).min(axis=1).T
         highs[:, part] = np.where(absent, -_FAR, described).max(axis=1).T
         short[part] = np.where(absent, _FAR, described).transpose(0, 2, 1)
-    return Leaves(members, short, long, fine.view(np.uint16).reshape(-1, STEP), rests, blur, lows, highs)
+        halves[part] = np.where(absent[:, :, 0], UNSEEN, found.halves.reshape(-1, LEAF))
+    return Leaves(members, short, long, halves, lows, highs)
 
 
 def describe(centred: Tensor, axes: Tensor) -> Descriptions:
-    """Describe points (n, D) seen from the mean along axes (D, h), as for `lay_out`."""
+    """Describe points (n, D) seen from the mean along axes (D, h)."""
     leading, rest = leading_coordinates(centred, axes)
-    steps = leading[:, AXES:].reshape(len(centred), max(0, axes.shape[1] - AXES) // STEP, STEP)
-    squares = torch.cat([torch.linalg.vector_norm(steps, dim=2), rest[:, None]], dim=1).square()
-    rests = squares.flip(1).cumsum(dim=1).flip(1).sqrt()
-    long = torch.cat([leading[:, SHORT:AXES], rests[:, :1]], dim=1)
+    long = torch.cat([leading[:, SHORT:], rest[:, None]], dim=1)
     short = torch.cat([leading[:, :SHORT], torch.linalg.vector_norm(long, dim=1, keepdim=True)], dim=1)
-    further = steps.reshape(-1, STEP).contiguous(), rests[:, 1:].contiguous()
-    return Descriptions(short.numpy(), long.numpy(), *(values.numpy() for values in further))
+    return Descriptions(short.numpy(), long.numpy(), (centred.square().sum(dim=1) / 2).numpy())
 
 
 @compiled
@@ -115,35 +101,6 @@ def bound_leaves(lows, highs, short, i, boxes):  # type: ignore[no-untyped-def]
         for leaf in range(lows.shape[1]):
             away = max(lows[j, leaf] - short[i, j], short[i, j] - highs[j, leaf])
             boxes[i, leaf] += max(np.float32(0), away) ** 2
-
-
-@compiled
-def bound_points(rows, leaf, described, i, partial, bounds):  # type: ignore[no-untyped-def]
-    """Write to `bounds` (64,) how near point i, `described` (n, l), can be to each of a leaf, squared.
-
-    The least of them is returned. `rows` (L, l, 64) are short or long descriptions of the leaves' points, `partial`
-    (64,) the squared distances along the axes before; those along the axes of `rows` are added to it, without what
-    their last, of the rest, tells.
-    """
-    last, least = rows.shape[1] - 1, np.float32(np.inf)
-    add_squares(rows, leaf, described, i, 0, last, partial)
-    for p in range(LEAF):
-        bounds[p] = partial[p] + (rows[leaf, last, p] - described[i, last]) ** 2
-        least = min(least, bounds[p])
-    return least
-
-
-@inlined
-def add_squares(rows, leaf, described, i, start, stop, partial):  # type: ignore[no-untyped-def]
-    """Add to `partial` (64,) the squared differences of coordinates `start` to `stop`: see `bound_points`."""
-    for j in range(start, stop - 3, 4):  # four at once, since storing the sum costs as much as adding to it
-        a, b, c, d = described[i, j], described[i, j + 1], described[i, j + 2], described[i, j + 3]
-        for p in range(LEAF):
-            first = (rows[leaf, j, p] - a) ** 2 + (rows[leaf, j + 1, p] - b) ** 2
-            partial[p] += first + (rows[leaf, j + 2, p] - c) ** 2 + (rows[leaf, j + 3, p] - d) ** 2
-    for j in range(stop - (stop - start) % 4, stop):
-        for p in range(LEAF):
-            partial[p] += (rows[leaf, j, p] - described[i, j]) ** 2
 
 
 def _split(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> np.ndarray:

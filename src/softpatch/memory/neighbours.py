@@ -3,7 +3,8 @@
 On a CPU few distances are computed in full. The bank is laid out in leaves of patches that lie near each other, and
 every patch is described by its leading principal coordinates and the norm of what they leave (Cauchy-Schwarz). A query
 looks into the leaves whose bounding box comes nearer than the nearest patch found so far, there at the patches whose
-description does, and of these at longer and longer descriptions before the patch itself.
+description does, and of these at a longer description before the patch itself. Descriptions are compared in matrix
+products, of a leaf with all queries that look into it.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import torch
 from torch import Tensor
 
 from softpatch.memory.bounds import (
-    ROUNDING,
     SLACK,
     compiled,
     half_bits,
@@ -22,21 +22,22 @@ from softpatch.memory.bounds import (
     sample_of,
     squared_distance,
 )
-from softpatch.memory.leaves import AXES, LEAF, STEP, Leaves, bound_leaves, bound_points, describe, lay_out
+from softpatch.memory.leaves import AXES, LEAF, UNSEEN, Leaves, bound_leaves, describe, lay_out
 from softpatch.memory.workers import single_threaded_workers
 
 _TURN = 784  # queries that a thread settles at a time at most, which look into a leaf one after the other
-_BEST_FIRST = 3  # leaves where a query begins
-_UNSEEN = np.float32(1e30)  # farther than any patch, squared, and finite
+_BEST_FIRST = 2  # leaves where a query begins
+_OF_ONE_THREAD = 2**18  # multiplications that OpenBLAS does not share out
+_ROUNDING = np.float32(1e-5)  # of squared norms: more than the rounding of a product
+_LESS, _MORE = np.float32(1) - _ROUNDING, np.float32(1) + SLACK
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """A bank in `leaves` along `axes` (D, h), and its `largest` squared norm, seen from its mean."""
+    """A bank in `leaves` along `axes` (D, h)."""
 
     axes: Tensor
     leaves: Leaves
-    largest: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +57,9 @@ def search_index(points: Tensor) -> SearchIndex:
     mean = points.double().mean(dim=0).float()
     if points.device.type != "cpu":
         return SearchIndex(points, mean, None)
-    refined = max(0, points.shape[1] // 4 - AXES) // STEP * STEP
-    axes = principal_axes(points[sample_of(len(points))], mean, AXES + refined)
+    axes = principal_axes(points[sample_of(len(points))], mean, max(AXES, points.shape[1] // 6))
     leaves = lay_out(points, torch.arange(len(points)), mean, axes)
-    return SearchIndex(points, mean, Layout(axes, leaves, float((points.float() - mean).square().sum(dim=1).max())))
+    return SearchIndex(points, mean, Layout(axes, leaves))
 
 
 def nearest_neighbours(
@@ -82,24 +82,20 @@ def nearest_neighbours(
     layout = index.layout
     if layout is None:
         return _search_all(queries.float(), index, query_owners, bank_owners)
-    leaves, largest, axes = layout.leaves, layout.largest, layout.axes
+    leaves, axes = layout.leaves, layout.axes
     owners = bank_owners.long().numpy()[leaves.members]
-    described = (leaves.short, leaves.long, leaves.steps, leaves.rests, leaves.blur, leaves.lows, leaves.highs)
+    described = (leaves.short, leaves.long, leaves.halves, leaves.lows, leaves.highs)
+    bank = (half_bits(index.points), leaves.members, owners, *described)
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-
     threads = torch.get_num_threads()
-    reach = threads * _TURN
+    starts, reach = range(0, len(queries), threads * _TURN), threads * _TURN
     # every thread takes some from every region of an image, so that all take equally long
-    starts = range(0, len(queries), reach)
     parts = [slice(start + i, start + reach, threads) for start in starts for i in range(threads)]
 
     def settle(part: slice) -> None:
         asked = queries[part].float().contiguous()
-        centred = asked - index.mean
-        seen = describe(centred, axes)
-        rounding = (ROUNDING * (centred.square().sum(dim=1) + largest)).numpy()
-        bank = (half_bits(index.points), leaves.members, owners, *described)
-        per_query = (asked.numpy(), seen.short, seen.long, seen.steps, seen.rests, rounding)
+        seen = describe(asked - index.mean, axes)
+        per_query = (asked.numpy(), seen.short, seen.long, seen.halves)
         found = np.empty(len(asked), np.float32), np.empty(len(asked), np.int64)
         _settle(*bank, *per_query, query_owners[part].contiguous().long().numpy(), *found)
         distances[part], indices[part] = found
@@ -134,42 +130,46 @@ def _settle(  # type: ignore[no-untyped-def]
     owners,
     short,
     long,
-    steps,
-    rests,
-    blur,
+    halves,
     lows,
     highs,
     queries,
     query_short,
     query_long,
-    query_steps,
-    query_rests,
-    rounding,
+    query_halves,
     query_owners,
     distances,
     indices,
 ):
-    """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike."""
+    """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike.
+
+    Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their coordinates along some axes
+    and that of the norms of what these leave. So p is not nearer than a squared distance d where this, less ‖p‖²/2, is
+    below ‖q‖²/2 - d/2.
+    """
     leaves, count = len(members), len(queries)
     boxes, waiting = np.empty((count, leaves), np.float32), np.empty(leaves, np.float32)
-    partial, bounds, chosen = np.empty(LEAF, np.float32), np.empty(LEAF, np.float32), np.empty(LEAF, np.int64)
+    excess, chosen, met = np.empty(LEAF, np.float32), np.empty(LEAF, np.int64), np.empty(count, np.int64)
+    gathered_short, gathered_long = np.empty_like(query_short), np.empty_like(query_long)
+    products, further = np.empty((count, LEAF), np.float32), np.empty((count, LEAF), np.float32)
+    last = short.shape[1] - 1
     for i in range(count):
         bound_leaves(lows, highs, query_short, i, boxes)
         for leaf in range(leaves):
             waiting[leaf] = boxes[i, leaf]
-        nearest, least = np.int64(-1), _UNSEEN  # and its squared distance
+        nearest, least = np.int64(-1), UNSEEN  # and its squared distance
         for _ in range(min(_BEST_FIRST, leaves)):  # the likeliest point of each
             leaf = place_of_least(waiting)
             if waiting[leaf] > least:
                 break
             waiting[leaf] = np.inf
-            partial[:] = 0
-            bound_points(short, leaf, query_short, i, partial, bounds)
-            bound_points(long, leaf, query_long, i, partial, bounds)
-            likeliest, lowest = -1, _UNSEEN
+            met[0] = i
+            _multiply(query_short, met, 1, gathered_short, short, leaf, products)
+            likeliest, highest = -1, -UNSEEN / 2
             for p in range(LEAF):
-                if bounds[p] < lowest and owners[leaf, p] != query_owners[i]:
-                    likeliest, lowest = p, bounds[p]
+                excess[p] = products[0, p] - halves[leaf, p]
+                if excess[p] > highest and owners[leaf, p] != query_owners[i]:
+                    likeliest, highest = p, excess[p]
             if likeliest >= 0:
                 point = members[leaf, likeliest]
                 squared = squared_distance(bits, point, queries, i)
@@ -177,29 +177,34 @@ def _settle(  # type: ignore[no-untyped-def]
                     nearest, least = point, squared
         distances[i], indices[i] = least, nearest
     for leaf in range(leaves):  # what all queries want of it is read once
+        meet = 0
         for i in range(count):
+            met[meet] = i
+            meet += boxes[i, leaf] <= distances[i] * _MORE + _ROUNDING * query_halves[i]
+        _multiply(query_short, met, meet, gathered_short, short, leaf, products)
+        before, meet = meet, 0
+        for n in range(before):
+            i = met[n]
+            needed = query_halves[i] * _LESS - distances[i] * _MORE / 2
+            highest = np.float32(-np.inf)
+            for p in range(LEAF):
+                highest = max(highest, products[n, p] - halves[leaf, p] * _LESS)
+            if highest >= needed:
+                rest = query_short[i, last]
+                for p in range(LEAF):
+                    products[meet, p] = products[n, p] - rest * short[leaf, last, p]
+                met[meet] = i
+                meet += 1
+        _multiply(query_long, met, meet, gathered_long, long, leaf, further)
+        for n in range(meet):
+            i = met[n]
             nearest, least = indices[i], distances[i]
-            limit = (least + rounding[i]) * (1 + SLACK)  # no bound above it can be of a nearer one
-            if boxes[i, leaf] > limit:
-                continue
-            partial[:] = 0
-            if bound_points(short, leaf, query_short, i, partial, bounds) > limit:
-                continue
-            if bound_points(long, leaf, query_long, i, partial, bounds) > limit:
-                continue
+            needed = query_halves[i] * _LESS - least * _MORE / 2
             left = 0
             for p in range(LEAF):  # without a branch, which would often be foreseen wrongly
                 chosen[left] = p
-                left += (bounds[p] <= limit) & (owners[leaf, p] != query_owners[i])
-            blurred = (np.sqrt(limit) + blur) ** 2
-            for step in range(rests.shape[1]):
-                before, left = left, 0
-                for n in range(before):
-                    p = chosen[n]
-                    row = (leaf * LEAF + p) * rests.shape[1] + step
-                    partial[p] += squared_distance(steps, row, query_steps, i * rests.shape[1] + step)
-                    chosen[left] = p
-                    left += partial[p] + (rests[leaf, step, p] - query_rests[i, step]) ** 2 <= blurred
+                enough = products[n, p] + further[n, p] - halves[leaf, p] * _LESS >= needed
+                left += enough & (owners[leaf, p] != query_owners[i])
             for n in range(left):
                 point = members[leaf, chosen[n]]
                 squared = squared_distance(bits, point, queries, i)
@@ -209,3 +214,18 @@ def _settle(  # type: ignore[no-untyped-def]
     for i in range(count):
         distances[i] = np.sqrt(distances[i]) if indices[i] >= 0 else np.inf
         indices[i] = max(indices[i], 0)
+
+
+@compiled
+def _multiply(described, met, count, gathered, rows, leaf, products):  # type: ignore[no-untyped-def]
+    """Write to `products` (n, 64) those of the first `count` points `met` (n,), `described` (Q, l), and each of a leaf.
+
+    `rows` (L, l, 64) are short or long descriptions of the leaves' points, `gathered` (n, l) is room.
+    """
+    for n in range(count):
+        for j in range(described.shape[1]):
+            gathered[n, j] = described[met[n], j]
+    size = max(1, _OF_ONE_THREAD // (LEAF * described.shape[1]))
+    for start in range(0, count, size):
+        stop = min(start + size, count)
+        np.dot(gathered[start:stop], rows[leaf], products[start:stop])
