@@ -21,37 +21,31 @@ def test_every_point_is_in_one_leaf_and_in_its_box(count: int, dim: int) -> None
     leaves = lay_out(points, numbers, mean, axes)
     assert sorted(leaves.members[leaves.members >= 0].tolist()) == list(range(count))
     assert len(leaves.members) == -(-count // LEAF)
-    short = describe(points[numbers].float() - mean, axes).short
+    described = describe(points[numbers].float() - mean, axes)
+    few = min(dim, SHORT)
     for leaf, places in enumerate(leaves.members):
         present = places >= 0
-        held = leaves.short[leaf][:, present].T
-        np.testing.assert_allclose(held, short[places[present]], rtol=1e-5, atol=1e-5)
-        assert (held >= leaves.lows[:, leaf]).all()
-        assert (held <= leaves.highs[:, leaf]).all()
-        assert (leaves.short[leaf][:, ~present] > 1e17).all()  # infinitely far
+        held = leaves.rows[leaf][:, present].T
+        np.testing.assert_allclose(held, described.rows[places[present]], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(leaves.halves[leaf][present], described.halves[places[present]], rtol=1e-5)
+        assert (leaves.halves[leaf][~present] == UNSEEN).all()
+        short = np.concatenate([held[:, :few], leaves.rests[leaf][present, None]], axis=1)
+        np.testing.assert_allclose(short, described.short[places[present]], rtol=1e-4, atol=1e-4)
+        assert (short >= leaves.lows[:, leaf]).all()
+        assert (short <= leaves.highs[:, leaf]).all()
 
 
-@pytest.mark.parametrize("dim", [5, 16, 40])
+@pytest.mark.parametrize("dim", [5, 16, 17, 40])
 def test_points_are_at_least_as_far_apart_as_their_descriptions(dim: int) -> None:
     points = drawn(200, dim).float()
     mean = points.mean(dim=0)
     described = describe(points - mean, principal_axes(points, mean, 24))
-    distances = torch.cdist(points.double(), points.double()).numpy() + 1e-5
-    both = np.concatenate([described.short[:, : min(dim, SHORT)], described.long], axis=1)
-    for bound in (described.short, both):
-        assert (np.linalg.norm(bound[:, None] - bound[None], axis=2) <= distances).all()
+    assert described.short.shape == (200, min(dim, SHORT) + 1)
+    assert described.rows.shape == (200, min(dim, 24) + 1)
+    distances = torch.cdist(points.double(), points.double()).numpy()
+    by_rows, by_short = (
+        np.linalg.norm(bound[:, None] - bound[None], axis=2) for bound in (described.rows, described.short)
+    )
+    assert (by_rows <= distances + 1e-5).all()
+    assert (by_short <= by_rows + 1e-5).all()
     np.testing.assert_allclose(described.halves, (points - mean).square().sum(dim=1) / 2, rtol=1e-5)
-
-
-def test_what_leaves_say_of_their_points_is_what_describe_says() -> None:
-    points = drawn(300, 90)
-    mean = points.float().mean(dim=0)
-    axes = principal_axes(points, mean, 40)
-    leaves, described = lay_out(points, torch.arange(300), mean, axes), describe(points.float() - mean, axes)
-    for leaf, place in np.ndindex(leaves.members.shape):
-        point = leaves.members[leaf, place]
-        if point < 0:
-            assert leaves.halves[leaf, place] == UNSEEN
-        else:
-            np.testing.assert_allclose(leaves.long[leaf, :, place], described.long[point], rtol=1e-4, atol=1e-4)
-            np.testing.assert_allclose(leaves.halves[leaf, place], described.halves[point], rtol=1e-5)

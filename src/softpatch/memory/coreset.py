@@ -20,11 +20,12 @@ from softpatch.memory.bounds import (
     squared_distance,
     widened,
 )
-from softpatch.memory.leaves import AXES, LEAF, UNSEEN, lay_out
+from softpatch.memory.leaves import AXES, LEAF, SHORT, UNSEEN, lay_out
 from softpatch.progress import Progress, silent
 
 _BEST_FIRST = 4  # picks that a leaf sees in the order of their bounds; the others as they came
 _BLOCK = 65536  # points that are widened at once
+_FEW = 8  # rows of a description
 _LESS = np.float32(1) - SLACK
 _REPORT_EVERY = 1024
 
@@ -52,14 +53,13 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     from_mean = torch.cat([(points[block].double() - mean).square().sum(dim=1).float() for block in blocks])
     axes = principal_axes(points[kept[sample_of(len(kept))]], mean, AXES)
     leaves = lay_out(points, kept, mean.float(), axes)
-    described = (leaves.members, leaves.short, leaves.long, leaves.lows, leaves.highs)
+    described = (leaves.members, leaves.rows, leaves.rests, leaves.lows, leaves.highs)
     layout = (half_bits(points), kept.numpy(), *described)
     squared = np.where(leaves.members < 0, np.float32(-1), UNSEEN)  # to the nearest pick known; -1 where no point is
     worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
     highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
-    widths = (leaves.short.shape[1], leaves.long.shape[1], points.shape[1])
-    chosen = tuple(np.empty((count, width), np.float32) for width in widths)
-    columns = np.empty((widths[0], count), np.float32)
+    chosen = tuple(np.empty((count, width), np.float32) for width in (leaves.rows.shape[1], points.shape[1]))
+    columns = np.empty((len(leaves.lows), count), np.float32)
     rounding = np.float32(ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
     cell = int(np.flatnonzero(leaves.members.ravel() == int(from_mean.argmin()))[0])
@@ -92,14 +92,15 @@ def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress:
 
 @compiled
 def _lower(  # type: ignore[no-untyped-def]
-    bits, kept, members, short, long, top, bounds, shorts, longs, values, first, rounding, squared
+    bits, kept, members, rows, top, bounds, described, values, first, rounding, squared
 ):
     """Lower the distances of leaf `top` in `squared` (L, 64) to picks that it did not know.
 
-    Those are the picks from `first` on; `shorts` and `longs` (n, 17) and `values` (n, D) are of all picks, and `bounds`
-    (m,) say how near each of the new ones can be to any point of the leaf.
+    Those are the picks from `first` on; all picks are `described` (n, l), as are the leaves' points by `rows`
+    (L, l, 64), and have `values` (n, D). `bounds` (m,) say how near each of the new ones can be to any of the leaf's.
     """
-    largest, partial, half = largest_of(squared[top]), np.empty(LEAF, np.float32), short.shape[1] // 2
+    largest, partial = largest_of(squared[top]), np.empty(LEAF, np.float32)
+    few, more, every = min(_FEW, rows.shape[1]), min(SHORT, rows.shape[1]), rows.shape[1]
     for turn in range(_BEST_FIRST + len(bounds)):
         new = turn - _BEST_FIRST
         if new < 0:
@@ -109,13 +110,13 @@ def _lower(  # type: ignore[no-untyped-def]
         bounds[new] = np.inf  # not again
         n = first + new
         partial[:] = 0
-        _add_squares(short, top, shorts, n, 0, half, partial)  # enough to pass over most picks
+        _add_squares(rows, top, described, n, 0, few, partial)  # enough to pass over most picks
         if not _any_nearer(partial, squared, top, rounding):
             continue
-        _add_squares(short, top, shorts, n, half, short.shape[1] - 1, partial)
+        _add_squares(rows, top, described, n, few, more, partial)
         if not _any_nearer(partial, squared, top, rounding):
             continue
-        _add_squares(long, top, longs, n, 0, long.shape[1], partial)
+        _add_squares(rows, top, described, n, more, every, partial)
         for p in range(LEAF):
             if partial[p] * _LESS - squared[top, p] < rounding:
                 point = kept[members[top, p]]
@@ -125,10 +126,7 @@ def _lower(  # type: ignore[no-untyped-def]
 
 @compiled
 def _add_squares(rows, leaf, described, i, start, stop, partial):  # type: ignore[no-untyped-def]
-    """Add to `partial` (64,) the squared differences of coordinates `start` to `stop`.
-
-    `rows` (L, l, 64) are short or long descriptions of the leaves' points, `described` (n, l) of others.
-    """
+    """Add to `partial` (64,) the squared differences of rows `start` to `stop` of a leaf and those of point i."""
     for j in range(start, stop - 3, 4):  # four at once, since storing the sum costs as much as adding to it
         a, b, c, d = described[i, j], described[i, j + 1], described[i, j + 2], described[i, j + 3]
         for p in range(LEAF):
@@ -187,8 +185,8 @@ def _pick(  # type: ignore[no-untyped-def]
     bits,
     kept,
     members,
-    short,
-    long,
+    rows,
+    rests,
     lows,
     highs,
     squared,
@@ -196,8 +194,7 @@ def _pick(  # type: ignore[no-untyped-def]
     worst,
     farthest,
     known,
-    shorts,
-    longs,
+    described,
     values,
     columns,
     rounding,
@@ -210,17 +207,18 @@ def _pick(  # type: ignore[no-untyped-def]
 
     Returns the next cell. `squared` (L, 64) are distances to the nearest of the picks that each leaf knows, the first
     `known` (L,); `worst` and `farthest` (L,) the largest of them and where that is, `highest` the largest of every 64
-    leaves. `shorts`, `longs` and `values` of the picks are filled as well: their descriptions and coordinates;
-    `columns` are the `shorts`, transposed.
+    leaves. How the picks are `described` (n, l), their `values` (n, D) and `columns` (17, n), the short descriptions
+    transposed, are filled as well.
     """
     room = np.empty(end, np.float32)
     for done in range(start, end):
         home, place = cell // LEAF, cell % LEAF
         picks[done] = members[home, place]
-        for j in range(short.shape[1]):
-            shorts[done, j] = columns[j, done] = short[home, j, place]
-        for j in range(long.shape[1]):
-            longs[done, j] = long[home, j, place]
+        for j in range(rows.shape[1]):
+            described[done, j] = rows[home, j, place]
+        for j in range(len(columns) - 1):
+            columns[j, done] = rows[home, j, place]
+        columns[-1, done] = rests[home, place]
         point = kept[picks[done]]
         for j in range(bits.shape[1]):
             values[done, j] = widened(bits[point, j])
@@ -231,8 +229,7 @@ def _pick(  # type: ignore[no-untyped-def]
             bounds[:] = 0
             for j in range(len(columns)):
                 _add_outside(columns[j, new], lows[j, top], highs[j, top], bounds)
-            picked = (bounds, shorts, longs, values, known[top])
-            _lower(bits, kept, members, short, long, top, *picked, rounding, squared)
+            _lower(bits, kept, members, rows, top, bounds, described, values, known[top], rounding, squared)
             known[top], farthest[top] = done + 1, _farthest(squared[top], members[top])
             worst[top] = squared[top, farthest[top]]
             group = top // LEAF

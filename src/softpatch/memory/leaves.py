@@ -17,12 +17,11 @@ LEAF = 64
 SHORT = 16
 """Leading coordinates in a short description."""
 AXES = 32
-"""Axes of the short and long descriptions together; of many dimensions more pay."""
+"""Axes of a description; of many dimensions more pay."""
 _DECIDING = 8  # of them by which points are told apart
 _BLOCK = 1024  # leaves that are described at once
 UNSEEN = np.float32(1e30)
 """Farther than any point, squared, and finite"""
-_FAR = np.float32(1e18)  # as a coordinate
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,13 +29,13 @@ class Leaves:
     """The layout of K points in L leaves of at most 64.
 
     `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. The others describe
-    the points as in `Descriptions`: `short` (L, 17, 64), `long` (L, h - 15, 64) and `halves` (L, 64) float32, which are
-    1e30 for no point. `lows` and `highs` (17, L) are corners of the boxes around the short descriptions.
+    the points as in `Descriptions`: `rows` (L, h + 1, 64), `rests` (L, 64), the last of the short ones, and `halves`
+    (L, 64), 1e30 for no point, float32. `lows` and `highs` (17, L) are corners of boxes around the short ones.
     """
 
     members: np.ndarray
-    short: np.ndarray
-    long: np.ndarray
+    rows: np.ndarray
+    rests: np.ndarray
     halves: np.ndarray
     lows: np.ndarray
     highs: np.ndarray
@@ -46,13 +45,13 @@ class Leaves:
 class Descriptions:
     """How n points lie along h principal axes, as seen from the mean, float32.
 
-    `short` (n, 17) are the coordinates along the first 16 axes and the norm of the rest, `long` (n, h - 15) those along
-    the other axes and the norm of what they leave; `halves` (n,) are half the squared norms. Two points are at least as
-    far apart as their short descriptions are, and as the first 16 coordinates and the long descriptions together.
+    `rows` (n, h + 1) are the coordinates along the axes and the norm of what they leave, `short` (n, 17) those along
+    the first 16, or fewer where there are no more, and the norm of what these leave; `halves` (n,) are half the squared
+    norms. Two points are at least as far apart as their `rows` are, and these as their `short` ones.
     """
 
+    rows: np.ndarray
     short: np.ndarray
-    long: np.ndarray
     halves: np.ndarray
 
 
@@ -66,30 +65,29 @@ def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leav
     members = np.full((count, LEAF), -1, np.int64)
     members.ravel()[: len(order)] = order
     size = min(SHORT, axes.shape[1]) + 1
-    short = np.empty((count, size, LEAF), np.float32)
-    long = np.empty((count, axes.shape[1] - size + 2, LEAF), np.float32)
-    halves = np.empty((count, LEAF), np.float32)
+    rows = np.empty((count, axes.shape[1] + 1, LEAF), np.float32)
+    rests, halves = np.empty((count, LEAF), np.float32), np.empty((count, LEAF), np.float32)
     lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
         places = torch.from_numpy(members[part]).flatten()
         found = describe(points[numbers[places.clamp_min(0)]].float() - mean, axes)
-        long[part] = found.long.reshape(-1, LEAF, long.shape[1]).transpose(0, 2, 1)
-        described = found.short.reshape(-1, LEAF, size)
-        absent = members[part, :, None] < 0
-        lows[:, part] = np.where(absent, _FAR, described).min(axis=1).T
-        highs[:, part] = np.where(absent, -_FAR, described).max(axis=1).T
-        short[part] = np.where(absent, _FAR, described).transpose(0, 2, 1)
-        halves[part] = np.where(absent[:, :, 0], UNSEEN, found.halves.reshape(-1, LEAF))
-    return Leaves(members, short, long, halves, lows, highs)
+        absent, short = members[part] < 0, found.short.reshape(-1, LEAF, size)
+        lows[:, part] = np.where(absent[:, :, None], np.inf, short).min(axis=1).T
+        highs[:, part] = np.where(absent[:, :, None], -np.inf, short).max(axis=1).T
+        rows[part] = found.rows.reshape(-1, LEAF, rows.shape[1]).transpose(0, 2, 1)
+        rests[part] = short[:, :, -1]
+        halves[part] = np.where(absent, UNSEEN, found.halves.reshape(-1, LEAF))
+    return Leaves(members, rows, rests, halves, lows, highs)
 
 
 def describe(centred: Tensor, axes: Tensor) -> Descriptions:
     """Describe points (n, D) seen from the mean along axes (D, h)."""
     leading, rest = leading_coordinates(centred, axes)
-    long = torch.cat([leading[:, SHORT:], rest[:, None]], dim=1)
-    short = torch.cat([leading[:, :SHORT], torch.linalg.vector_norm(long, dim=1, keepdim=True)], dim=1)
-    return Descriptions(short.numpy(), long.numpy(), (centred.square().sum(dim=1) / 2).numpy())
+    rows = torch.cat([leading, rest[:, None]], dim=1)
+    few = min(SHORT, axes.shape[1])
+    short = torch.cat([rows[:, :few], torch.linalg.vector_norm(rows[:, few:], dim=1, keepdim=True)], dim=1)
+    return Descriptions(rows.numpy(), short.numpy(), (centred.square().sum(dim=1) / 2).numpy())
 
 
 @compiled

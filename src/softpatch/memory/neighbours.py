@@ -84,7 +84,7 @@ def nearest_neighbours(
         return _search_all(queries.float(), index, query_owners, bank_owners)
     leaves, axes = layout.leaves, layout.axes
     owners = bank_owners.long().numpy()[leaves.members]
-    described = (leaves.short, leaves.long, leaves.halves, leaves.lows, leaves.highs)
+    described = (leaves.rows, leaves.halves, leaves.lows, leaves.highs)
     bank = (half_bits(index.points), leaves.members, owners, *described)
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
     threads = torch.get_num_threads()
@@ -95,7 +95,7 @@ def nearest_neighbours(
     def settle(part: slice) -> None:
         asked = queries[part].float().contiguous()
         seen = describe(asked - index.mean, axes)
-        per_query = (asked.numpy(), seen.short, seen.long, seen.halves)
+        per_query = (asked.numpy(), seen.rows, seen.short, seen.halves)
         found = np.empty(len(asked), np.float32), np.empty(len(asked), np.int64)
         _settle(*bank, *per_query, query_owners[part].contiguous().long().numpy(), *found)
         distances[part], indices[part] = found
@@ -128,14 +128,13 @@ def _settle(  # type: ignore[no-untyped-def]
     bits,
     members,
     owners,
-    short,
-    long,
+    rows,
     halves,
     lows,
     highs,
     queries,
+    query_rows,
     query_short,
-    query_long,
     query_halves,
     query_owners,
     distances,
@@ -143,16 +142,13 @@ def _settle(  # type: ignore[no-untyped-def]
 ):
     """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike.
 
-    Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their coordinates along some axes
-    and that of the norms of what these leave. So p is not nearer than a squared distance d where this, less ‖p‖²/2, is
-    below ‖q‖²/2 - d/2.
+    Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their descriptions. So p is not
+    nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2.
     """
     leaves, count = len(members), len(queries)
     boxes, waiting = np.empty((count, leaves), np.float32), np.empty(leaves, np.float32)
-    excess, chosen, met = np.empty(LEAF, np.float32), np.empty(LEAF, np.int64), np.empty(count, np.int64)
-    gathered_short, gathered_long = np.empty_like(query_short), np.empty_like(query_long)
-    products, further = np.empty((count, LEAF), np.float32), np.empty((count, LEAF), np.float32)
-    last = short.shape[1] - 1
+    room, products = np.empty_like(query_rows), np.empty((count, LEAF), np.float32)
+    away, chosen, met = np.empty(LEAF, np.float32), np.empty(LEAF, np.int64), np.empty(count, np.int64)
     for i in range(count):
         bound_leaves(lows, highs, query_short, i, boxes)
         for leaf in range(leaves):
@@ -164,13 +160,13 @@ def _settle(  # type: ignore[no-untyped-def]
                 break
             waiting[leaf] = np.inf
             met[0] = i
-            _multiply(query_short, met, 1, gathered_short, short, leaf, products)
-            likeliest, highest = -1, -UNSEEN / 2
+            _multiply(query_rows, met, 1, room, rows, leaf, products)
             for p in range(LEAF):
-                excess[p] = products[0, p] - halves[leaf, p]
-                if excess[p] > highest and owners[leaf, p] != query_owners[i]:
-                    likeliest, highest = p, excess[p]
-            if likeliest >= 0:
+                away[p] = halves[leaf, p] - products[0, p]
+                if owners[leaf, p] == query_owners[i]:
+                    away[p] = UNSEEN
+            likeliest = place_of_least(away)
+            if away[likeliest] < UNSEEN / 2:
                 point = members[leaf, likeliest]
                 squared = squared_distance(bits, point, queries, i)
                 if squared < least or (squared == least and point < nearest):
@@ -181,32 +177,22 @@ def _settle(  # type: ignore[no-untyped-def]
         for i in range(count):
             met[meet] = i
             meet += boxes[i, leaf] <= distances[i] * _MORE + _ROUNDING * query_halves[i]
-        _multiply(query_short, met, meet, gathered_short, short, leaf, products)
-        before, meet = meet, 0
-        for n in range(before):
+        _multiply(query_rows, met, meet, room, rows, leaf, products)
+        for n in range(meet):
             i = met[n]
             needed = query_halves[i] * _LESS - distances[i] * _MORE / 2
             highest = np.float32(-np.inf)
             for p in range(LEAF):
                 highest = max(highest, products[n, p] - halves[leaf, p] * _LESS)
-            if highest >= needed:
-                rest = query_short[i, last]
-                for p in range(LEAF):
-                    products[meet, p] = products[n, p] - rest * short[leaf, last, p]
-                met[meet] = i
-                meet += 1
-        _multiply(query_long, met, meet, gathered_long, long, leaf, further)
-        for n in range(meet):
-            i = met[n]
-            nearest, least = indices[i], distances[i]
-            needed = query_halves[i] * _LESS - least * _MORE / 2
+            if highest < needed:
+                continue
             left = 0
             for p in range(LEAF):  # without a branch, which would often be foreseen wrongly
                 chosen[left] = p
-                enough = products[n, p] + further[n, p] - halves[leaf, p] * _LESS >= needed
-                left += enough & (owners[leaf, p] != query_owners[i])
-            for n in range(left):
-                point = members[leaf, chosen[n]]
+                left += (products[n, p] - halves[leaf, p] * _LESS >= needed) & (owners[leaf, p] != query_owners[i])
+            nearest, least = indices[i], distances[i]
+            for k in range(left):
+                point = members[leaf, chosen[k]]
                 squared = squared_distance(bits, point, queries, i)
                 if squared < least or (squared == least and point < nearest):
                     nearest, least = point, squared
@@ -217,15 +203,15 @@ def _settle(  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _multiply(described, met, count, gathered, rows, leaf, products):  # type: ignore[no-untyped-def]
-    """Write to `products` (n, 64) those of the first `count` points `met` (n,), `described` (Q, l), and each of a leaf.
+def _multiply(described, met, count, room, rows, leaf, products):  # type: ignore[no-untyped-def]
+    """Write to `products` (n, 64) those of the first `count` points `met` (n,) and each of a leaf.
 
-    `rows` (L, l, 64) are short or long descriptions of the leaves' points, `gathered` (n, l) is room.
+    The points are `described` (Q, l), the leaves' by `rows` (L, l, 64); `room` is as large as `described`.
     """
     for n in range(count):
         for j in range(described.shape[1]):
-            gathered[n, j] = described[met[n], j]
+            room[n, j] = described[met[n], j]
     size = max(1, _OF_ONE_THREAD // (LEAF * described.shape[1]))
     for start in range(0, count, size):
         stop = min(start + size, count)
-        np.dot(gathered[start:stop], rows[leaf], products[start:stop])
+        np.dot(room[start:stop], rows[leaf], products[start:stop])
