@@ -40,7 +40,7 @@ class Backbone:
     def feature_maps(self, images: Tensor) -> list[Tensor]:
         """Run RGB images (B, 3, H, W) in [0, 1] through the network: per layer a (B, C, H', W') map on `device`."""
         images = images.to(self.device, memory_format=torch.channels_last)
-        maps: list[Tensor] = self.network(((images - self.mean) / self.std).to(self.dtype))
+        maps: list[Tensor] = self.network((images - self.mean).div_(self.std).to(self.dtype))
         return maps
 
 

@@ -58,7 +58,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     squared = np.where(leaves.members < 0, np.float32(-1), UNSEEN)  # to the nearest pick known; -1 where no point is
     worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
     highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
-    chosen = tuple(np.empty((count, width), np.float32) for width in (leaves.rows.shape[1], points.shape[1]))
+    chosen = tuple(np.empty((count, width), np.float32) for width in (axes.shape[1] + 1, points.shape[1]))
     columns = np.empty((len(leaves.lows), count), np.float32)
     rounding = np.float32(ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
@@ -96,11 +96,13 @@ def _lower(  # type: ignore[no-untyped-def]
 ):
     """Lower the distances of leaf `top` in `squared` (L, 64) to picks that it did not know.
 
-    Those are the picks from `first` on; all picks are `described` (n, l), as are the leaves' points by `rows`
-    (L, l, 64), and have `values` (n, D). `bounds` (m,) say how near each of the new ones can be to any of the leaf's.
+    Those are the picks from `first` on; all picks are `described` (n, h + 1), as are the leaves' points by `rows`
+    (L, h + 2, 64), and have `values` (n, D). `bounds` (m,) say how near each of the new ones can be to any point of
+    the leaf.
     """
     largest, partial = largest_of(squared[top]), np.empty(LEAF, np.float32)
-    few, more, every = min(_FEW, rows.shape[1]), min(SHORT, rows.shape[1]), rows.shape[1]
+    every = described.shape[1]
+    few, more = min(_FEW, every), min(SHORT, every)
     for turn in range(_BEST_FIRST + len(bounds)):
         new = turn - _BEST_FIRST
         if new < 0:
@@ -207,14 +209,14 @@ def _pick(  # type: ignore[no-untyped-def]
 
     Returns the next cell. `squared` (L, 64) are distances to the nearest of the picks that each leaf knows, the first
     `known` (L,); `worst` and `farthest` (L,) the largest of them and where that is, `highest` the largest of every 64
-    leaves. How the picks are `described` (n, l), their `values` (n, D) and `columns` (17, n), the short descriptions
-    transposed, are filled as well.
+    leaves. How the picks are `described` (n, h + 1), their `values` (n, D) and `columns` (17, n), which are the short
+    descriptions transposed, are filled as well.
     """
     room = np.empty(end, np.float32)
     for done in range(start, end):
         home, place = cell // LEAF, cell % LEAF
         picks[done] = members[home, place]
-        for j in range(rows.shape[1]):
+        for j in range(described.shape[1]):
             described[done, j] = rows[home, j, place]
         for j in range(len(columns) - 1):
             columns[j, done] = rows[home, j, place]

@@ -183,8 +183,7 @@ def noise_scores(
         return {name: DISCRIMINATORS[name](patches).T for name in names}
 
     if embeddings.device.type == "cpu":
-        with single_threaded_workers() as pool:
-            yield from zip(groups, pool.map(score, groups), strict=True)
+        yield from zip(groups, single_threaded_workers().map(score, groups), strict=True)
     else:
         yield from zip(groups, map(score, groups), strict=True)
 

@@ -29,14 +29,14 @@ class Leaves:
     """The layout of K points in L leaves of at most 64.
 
     `members` (L, 64) int64 are the places of the points among the K, -1 where a leaf has no more. The others describe
-    the points as in `Descriptions`: `rows` (L, h + 1, 64), `rests` (L, 64), the last of the short ones, and `halves`
-    (L, 64), 1e30 for no point, float32. `lows` and `highs` (17, L) are corners of boxes around the short ones.
+    the points as in `Descriptions`, float32: `rows` (L, h + 2, 64), of which the last are half the squared norms below
+    zero, -1e30 for no point, and `rests` (L, 64), the last of the short ones. `lows` and `highs` (17, L) are corners of
+    boxes around the short ones.
     """
 
     members: np.ndarray
     rows: np.ndarray
     rests: np.ndarray
-    halves: np.ndarray
     lows: np.ndarray
     highs: np.ndarray
 
@@ -65,8 +65,7 @@ def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leav
     members = np.full((count, LEAF), -1, np.int64)
     members.ravel()[: len(order)] = order
     size = min(SHORT, axes.shape[1]) + 1
-    rows = np.empty((count, axes.shape[1] + 1, LEAF), np.float32)
-    rests, halves = np.empty((count, LEAF), np.float32), np.empty((count, LEAF), np.float32)
+    rows, rests = np.empty((count, axes.shape[1] + 2, LEAF), np.float32), np.empty((count, LEAF), np.float32)
     lows, highs = np.empty((size, count), np.float32), np.empty((size, count), np.float32)
     for start in range(0, count, _BLOCK):
         part = slice(start, start + _BLOCK)
@@ -75,10 +74,10 @@ def lay_out(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> Leav
         absent, short = members[part] < 0, found.short.reshape(-1, LEAF, size)
         lows[:, part] = np.where(absent[:, :, None], np.inf, short).min(axis=1).T
         highs[:, part] = np.where(absent[:, :, None], -np.inf, short).max(axis=1).T
-        rows[part] = found.rows.reshape(-1, LEAF, rows.shape[1]).transpose(0, 2, 1)
+        rows[part, :-1] = found.rows.reshape(-1, LEAF, rows.shape[1] - 1).transpose(0, 2, 1)
+        rows[part, -1] = np.where(absent, -UNSEEN, -found.halves.reshape(-1, LEAF))
         rests[part] = short[:, :, -1]
-        halves[part] = np.where(absent, UNSEEN, found.halves.reshape(-1, LEAF))
-    return Leaves(members, rows, rests, halves, lows, highs)
+    return Leaves(members, rows, rests, lows, highs)
 
 
 def describe(centred: Tensor, axes: Tensor) -> Descriptions:

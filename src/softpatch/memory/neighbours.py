@@ -17,6 +17,7 @@ from softpatch.memory.bounds import (
     SLACK,
     compiled,
     half_bits,
+    largest_of,
     place_of_least,
     principal_axes,
     sample_of,
@@ -26,9 +27,8 @@ from softpatch.memory.leaves import AXES, LEAF, UNSEEN, Leaves, bound_leaves, de
 from softpatch.memory.workers import single_threaded_workers
 
 _TURN = 784  # queries that a thread settles at a time at most, which look into a leaf one after the other
-_BEST_FIRST = 2  # leaves where a query begins
 _OF_ONE_THREAD = 2**18  # multiplications that OpenBLAS does not share out
-_ROUNDING = np.float32(1e-5)  # of squared norms: more than the rounding of a product
+_ROUNDING = np.float32(3e-5)  # of squared norms: many times the rounding of a product
 _LESS, _MORE = np.float32(1) - _ROUNDING, np.float32(1) + SLACK
 
 
@@ -84,25 +84,23 @@ def nearest_neighbours(
         return _search_all(queries.float(), index, query_owners, bank_owners)
     leaves, axes = layout.leaves, layout.axes
     owners = bank_owners.long().numpy()[leaves.members]
-    described = (leaves.rows, leaves.halves, leaves.lows, leaves.highs)
-    bank = (half_bits(index.points), leaves.members, owners, *described)
+    bank = (half_bits(index.points), leaves.members, owners, leaves.rows, leaves.lows, leaves.highs)
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
-    threads = torch.get_num_threads()
-    starts, reach = range(0, len(queries), threads * _TURN), threads * _TURN
-    # every thread takes some from every region of an image, so that all take equally long
-    parts = [slice(start + i, start + reach, threads) for start in starts for i in range(threads)]
 
     def settle(part: slice) -> None:
         asked = queries[part].float().contiguous()
         seen = describe(asked - index.mean, axes)
-        per_query = (asked.numpy(), seen.rows, seen.short, seen.halves)
+        per_query = (asked.numpy(), seen.rows, seen.short, seen.halves, query_owners[part].contiguous().long().numpy())
         found = np.empty(len(asked), np.float32), np.empty(len(asked), np.int64)
-        _settle(*bank, *per_query, query_owners[part].contiguous().long().numpy(), *found)
+        _settle(*bank, *per_query, *found)
         distances[part], indices[part] = found
 
-    with single_threaded_workers() as pool:
-        for _ in pool.map(settle, parts):
-            pass  # but for what it may raise
+    threads = torch.get_num_threads()
+    starts, reach = range(0, len(queries), threads * _TURN), threads * _TURN
+    # every thread takes some from every region of an image, so that all take equally long
+    parts = [slice(start + i, start + reach, threads) for start in starts for i in range(threads)]
+    for _ in single_threaded_workers().map(settle, parts):
+        pass  # but for what it may raise
     return torch.from_numpy(distances), torch.from_numpy(indices)
 
 
@@ -129,7 +127,6 @@ def _settle(  # type: ignore[no-untyped-def]
     members,
     owners,
     rows,
-    halves,
     lows,
     highs,
     queries,
@@ -143,34 +140,30 @@ def _settle(  # type: ignore[no-untyped-def]
     """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike.
 
     Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their descriptions. So p is not
-    nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2.
+    nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2. Rounding is allowed for by
+    a part of ‖q‖², since ‖p‖ is little more than ‖q‖ wherever p is the nearest.
     """
-    leaves, count = len(members), len(queries)
-    boxes, waiting = np.empty((count, leaves), np.float32), np.empty(leaves, np.float32)
-    room, products = np.empty_like(query_rows), np.empty((count, LEAF), np.float32)
-    away, chosen, met = np.empty(LEAF, np.float32), np.empty(LEAF, np.int64), np.empty(count, np.int64)
+    leaves, count, width = len(members), len(queries), rows.shape[1]
+    boxes, products = np.empty((count, leaves), np.float32), np.empty((count, LEAF), np.float32)
+    met, room = np.empty(count, np.int64), np.empty((count, width), np.float32)
+    away, chosen = np.empty(LEAF, np.float32), np.empty(LEAF, np.int64)
+    found = -1  # the cell, counted through all leaves, of what a query found first
     for i in range(count):
         bound_leaves(lows, highs, query_short, i, boxes)
-        for leaf in range(leaves):
-            waiting[leaf] = boxes[i, leaf]
+        leaf = place_of_least(boxes[i])
+        met[0] = i
+        _multiply(query_rows, met, 1, room, rows, leaf, products)
+        for p in range(LEAF):
+            away[p] = UNSEEN if owners[leaf, p] == query_owners[i] else -products[0, p]
         nearest, least = np.int64(-1), UNSEEN  # and its squared distance
-        for _ in range(min(_BEST_FIRST, leaves)):  # the likeliest point of each
-            leaf = place_of_least(waiting)
-            if waiting[leaf] > least:
-                break
-            waiting[leaf] = np.inf
-            met[0] = i
-            _multiply(query_rows, met, 1, room, rows, leaf, products)
-            for p in range(LEAF):
-                away[p] = halves[leaf, p] - products[0, p]
-                if owners[leaf, p] == query_owners[i]:
-                    away[p] = UNSEEN
-            likeliest = place_of_least(away)
-            if away[likeliest] < UNSEEN / 2:
-                point = members[leaf, likeliest]
+        # Begin with what the query before it found, which lies beside it, and the likeliest of the nearest leaf.
+        for cell in (found, leaf * LEAF + place_of_least(away)):
+            leaf, place = cell // LEAF, cell % LEAF
+            point = members[leaf, place]
+            if cell >= 0 and point >= 0 and owners[leaf, place] != query_owners[i]:
                 squared = squared_distance(bits, point, queries, i)
                 if squared < least or (squared == least and point < nearest):
-                    nearest, least = point, squared
+                    nearest, least, found = point, squared, cell
         distances[i], indices[i] = least, nearest
     for leaf in range(leaves):  # what all queries want of it is read once
         meet = 0
@@ -180,17 +173,14 @@ def _settle(  # type: ignore[no-untyped-def]
         _multiply(query_rows, met, meet, room, rows, leaf, products)
         for n in range(meet):
             i = met[n]
-            needed = query_halves[i] * _LESS - distances[i] * _MORE / 2
-            highest = np.float32(-np.inf)
-            for p in range(LEAF):
-                highest = max(highest, products[n, p] - halves[leaf, p] * _LESS)
-            if highest < needed:
+            nearest, least = indices[i], distances[i]
+            needed = query_halves[i] * _LESS - least * _MORE / 2
+            if largest_of(products[n]) < needed:
                 continue
             left = 0
             for p in range(LEAF):  # without a branch, which would often be foreseen wrongly
                 chosen[left] = p
-                left += (products[n, p] - halves[leaf, p] * _LESS >= needed) & (owners[leaf, p] != query_owners[i])
-            nearest, least = indices[i], distances[i]
+                left += (products[n, p] >= needed) & (owners[leaf, p] != query_owners[i])
             for k in range(left):
                 point = members[leaf, chosen[k]]
                 squared = squared_distance(bits, point, queries, i)
@@ -204,14 +194,16 @@ def _settle(  # type: ignore[no-untyped-def]
 
 @compiled
 def _multiply(described, met, count, room, rows, leaf, products):  # type: ignore[no-untyped-def]
-    """Write to `products` (n, 64) those of the first `count` points `met` (n,) and each of a leaf.
+    """Write to `products` (n, 64) those of the first `count` points `met` (n,) and each of a leaf, less ‖p‖²/2.
 
-    The points are `described` (Q, l), the leaves' by `rows` (L, l, 64); `room` is as large as `described`.
+    The points are `described` (Q, h + 1), the leaves' by `rows` (L, h + 2, 64); `room` is (Q, h + 2).
     """
+    width = rows.shape[1]
     for n in range(count):
-        for j in range(described.shape[1]):
+        for j in range(width - 1):
             room[n, j] = described[met[n], j]
-    size = max(1, _OF_ONE_THREAD // (LEAF * described.shape[1]))
+        room[n, width - 1] = 1
+    size = max(1, _OF_ONE_THREAD // (LEAF * width))
     for start in range(0, count, size):
         stop = min(start + size, count)
         np.dot(room[start:stop], rows[leaf], products[start:stop])

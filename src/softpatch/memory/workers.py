@@ -1,18 +1,34 @@
-"""Threads to share work out among, where its steps are too small for torch to divide each of them."""
+"""Threads to share work out among, where torch dividing every step of it would cost more than it gives."""
 
-from collections.abc import Iterator
+import os
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from functools import cache
+from threading import Barrier
 
 import torch
 
 
-@contextmanager
-def single_threaded_workers() -> Iterator[ThreadPoolExecutor]:
-    """As many workers as torch has threads, in each of which torch uses one."""
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield pool
-    finally:
-        torch.set_num_threads(threads)  # a worker's setting is also that of threads yet to begin
+def single_threaded_workers() -> ThreadPoolExecutor:
+    """As many workers as torch has threads, in each of which torch uses one. They are kept, and are for all who ask.
+
+    What they do must not wait for others of them.
+    """
+    return _workers(torch.get_num_threads())
+
+
+@cache  # each time that torch is told a number of threads it forgets how it computes convolutions
+def _workers(count: int) -> ThreadPoolExecutor:
+    pool, all_begun = ThreadPoolExecutor(count, "softpatch"), Barrier(count)
+
+    def begin() -> None:
+        all_begun.wait()
+        torch.set_num_threads(1)
+
+    for begun in [pool.submit(begin) for _ in range(count)]:
+        begun.result()
+    torch.set_num_threads(count)  # a worker's number is also that of threads yet to begin
+    return pool
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked process has none of the threads
