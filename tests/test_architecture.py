@@ -10,7 +10,7 @@ import pytest
 SOURCE = Path(__file__).parent.parent / "src" / "softpatch"
 MODULES = sorted(SOURCE.rglob("*.py"))
 FLOORS = [
-    {"errors", "progress"},
+    {"errors", "progress", "threads"},
     {"atomic"},
     {"config"},
     {"data"},

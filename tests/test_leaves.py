@@ -25,10 +25,11 @@ def test_every_point_is_in_one_leaf_and_in_its_box(count: int, dim: int) -> None
     few = min(dim, SHORT)
     for leaf, places in enumerate(leaves.members):
         present = places >= 0
-        held = leaves.rows[leaf][:, present].T
+        held = leaves.rows[leaf][:-1, present].T
+        halves = -leaves.rows[leaf, -1]
         np.testing.assert_allclose(held, described.rows[places[present]], rtol=1e-4, atol=1e-4)
-        np.testing.assert_allclose(leaves.halves[leaf][present], described.halves[places[present]], rtol=1e-5)
-        assert (leaves.halves[leaf][~present] == UNSEEN).all()
+        np.testing.assert_allclose(halves[present], described.halves[places[present]], rtol=1e-5)
+        assert (halves[~present] == UNSEEN).all()
         short = np.concatenate([held[:, :few], leaves.rests[leaf][present, None]], axis=1)
         np.testing.assert_allclose(short, described.short[places[present]], rtol=1e-4, atol=1e-4)
         assert (short >= leaves.lows[:, leaf]).all()

@@ -15,6 +15,7 @@ from softpatch.features.builtin import BUILTIN, LAYER, MEAN, STD, WEIGHTS_DIGEST
 from softpatch.features.folding import fold_batch_norm
 from softpatch.features.weights import PRETRAINED, RANDOM, hub_file, read_weights, weights_digest
 from softpatch.progress import Progress, silent
+from softpatch.threads import single_threaded_workers
 
 _torchvision_operators: list[torch.library.Library] = []  # kept alive: a library takes its operators with it
 
@@ -36,9 +37,19 @@ class Backbone:
     mean: Tensor
     std: Tensor
 
-    @torch.inference_mode()
     def feature_maps(self, images: Tensor) -> list[Tensor]:
-        """Run RGB images (B, 3, H, W) in [0, 1] through the network: per layer a (B, C, H', W') map on `device`."""
+        """Run RGB images (B, 3, H, W) in [0, 1] through the network: per layer a (B, C, H', W') map on `device`.
+
+        On a CPU each thread takes its share of the images, so that none waits for another in every layer.
+        """
+        threads = torch.get_num_threads()
+        if self.device.type != "cpu" or not 1 < threads <= len(images):
+            return self._run(images)
+        maps = single_threaded_workers().map(self._run, images.chunk(threads))
+        return [torch.cat(layer) for layer in zip(*maps, strict=True)]
+
+    @torch.inference_mode()
+    def _run(self, images: Tensor) -> list[Tensor]:
         images = images.to(self.device, memory_format=torch.channels_last)
         maps: list[Tensor] = self.network((images - self.mean).div_(self.std).to(self.dtype))
         return maps

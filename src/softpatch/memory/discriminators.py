@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from softpatch.errors import InputError
-from softpatch.memory.workers import single_threaded_workers
+from softpatch.threads import single_threaded_workers
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
 _GPU_BYTES = 2**28  # keep a GPU busy

@@ -24,7 +24,7 @@ from softpatch.memory.bounds import (
     squared_distance,
 )
 from softpatch.memory.leaves import AXES, LEAF, UNSEEN, Leaves, bound_leaves, describe, lay_out
-from softpatch.memory.workers import single_threaded_workers
+from softpatch.threads import single_threaded_workers
 
 _TURN = 784  # queries that a thread settles at a time at most, which look into a leaf one after the other
 _OF_ONE_THREAD = 2**18  # multiplications that OpenBLAS does not share out

@@ -21,6 +21,7 @@ def _workers(count: int) -> ThreadPoolExecutor:
     pool, all_begun = ThreadPoolExecutor(count, "softpatch"), Barrier(count)
 
     def begin() -> None:
+        torch.get_num_threads()  # else the number for threads yet to begin replaces this one at the first operation
         all_begun.wait()
         torch.set_num_threads(1)
 

@@ -1,0 +1,65 @@
+"""Workers that are kept: torch uses one thread in each, elsewhere as many as before; a fork has workers of its own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier, get_ident
+
+import pytest
+import torch
+
+from softpatch.features.backbone import load_backbone
+from softpatch.threads import single_threaded_workers
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_workers() -> None:
+    together = Barrier(3)
+
+    def meet(_: int) -> tuple[int, int]:
+        together.wait(timeout=60)  # all three are there
+        return get_ident(), torch.get_num_threads()
+
+    met = list(single_threaded_workers().map(meet, range(3)))
+    assert len({who for who, _ in met}) == 3
+    assert {threads for _, threads in met} == {1}
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:  # in threads yet to begin, too
+        assert pool.submit(torch.get_num_threads).result() == 3
+    assert single_threaded_workers() is single_threaded_workers()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_has_workers_of_its_own() -> None:
+    script = """
+import os, sys
+from softpatch.threads import single_threaded_workers
+
+assert list(single_threaded_workers().map(abs, [-1])) == [1]
+child = os.fork()
+if child == 0:
+    os._exit(sum(single_threaded_workers().map(abs, [-3, 4])))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120, check=False).returncode == 7
+
+
+@pytest.mark.usefixtures("three_threads")
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_threads_that_share_out_images_change_no_map(count: int) -> None:
+    backbone = load_backbone("builtin-v1")
+    images = torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    (found,) = backbone.feature_maps(images)
+    expected = torch.cat([backbone.feature_maps(image[None])[0] for image in images])
+    assert found.shape == (count, 128, 8, 8)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
