@@ -21,7 +21,7 @@ AXES = 32
 _DECIDING = 8  # of them by which points are told apart
 _BLOCK = 1024  # leaves that are described at once
 UNSEEN = np.float32(1e30)
-"""Farther than any point, squared, and finite"""
+"""Farther than any point, squared, and finite."""
 
 
 @dataclass(frozen=True, eq=False)

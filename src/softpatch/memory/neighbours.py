@@ -1,10 +1,10 @@
 """Exact nearest-neighbour search in a memory bank.
 
 On a CPU few distances are computed in full. The bank is laid out in leaves of patches that lie near each other, and
-every patch is described by its leading principal coordinates and the norm of what they leave (Cauchy-Schwarz). A query
-looks into the leaves whose bounding box comes nearer than the nearest patch found so far, there at the patches whose
-description does, and of these at a longer description before the patch itself. Descriptions are compared in matrix
-products, of a leaf with all queries that look into it.
+every patch is described by its leading principal coordinates and the norm of what they leave (Cauchy-Schwarz). Queries
+look into the leaves whose bounding box comes nearer than the nearest patch that they have found so far, there at the
+patches whose description does. Descriptions are compared in matrix products, of a leaf with all queries that look into
+it.
 """
 
 from dataclasses import dataclass
@@ -140,8 +140,8 @@ def _settle(  # type: ignore[no-untyped-def]
     """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike.
 
     Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their descriptions. So p is not
-    nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2. Rounding is allowed for by
-    a part of ‖q‖², since ‖p‖ is little more than ‖q‖ wherever p is the nearest.
+    nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2. Small parts of ‖q‖² and of
+    d allow for rounding, since ‖p‖ is at most ‖q‖ + √d where p is nearer.
     """
     leaves, count, width = len(members), len(queries), rows.shape[1]
     boxes, products = np.empty((count, leaves), np.float32), np.empty((count, LEAF), np.float32)
