@@ -70,8 +70,8 @@ def roofline(device: torch.device, side: int) -> list[Measured]:
 def network_rows(backbone: Backbone, images: torch.Tensor, peak: float) -> list[Measured]:
     """A batch of images through the network, as it is called and as a CUDA graph."""
     with FlopCounterMode(display=False) as counter:
-        backbone.feature_maps(images)
-    operations = counter.get_total_flops() / len(images)
+        backbone.feature_maps(images[:1])  # of several, a CPU's threads take some each, uncounted
+    operations = counter.get_total_flops()
     ways: dict[str, Callable[[], object]] = {"as it is called": lambda: backbone.feature_maps(images)}
     if backbone.device.type == "cuda":
         graph = torch.cuda.CUDAGraph()

@@ -197,3 +197,13 @@ def test_progress_ends_with_all_done(count: int) -> None:
     assert {(stage, total) for stage, _, total in calls} == {("coreset", count)}
     assert all(earlier[1] < later[1] for earlier, later in pairwise(calls))
     assert len(calls) > 1 or count == 1
+
+
+def test_beside_the_cpu_no_pick_waits_for_the_host() -> None:
+    # tensors without values, as of a GPU that has not computed them yet: whatever asks for one fails
+    points, reports = torch.empty(300, 8, dtype=torch.float16, device="meta"), []
+    with pytest.raises(NotImplementedError, match="no data"):  # to name the picks in the end
+        coreset.greedy_coreset(
+            points, torch.arange(300, device="meta"), 40, progress=lambda _, done, total: reports.append((done, total))
+        )
+    assert reports[-1] == (40, 40)

@@ -275,3 +275,10 @@ def test_unknown_discriminator() -> None:
 def test_too_few_images(images: int) -> None:
     with pytest.raises(InputError, match=f"need at least 2, not {images}"):
         next(noise_scores(torch.zeros(images, 4, 3), ["nearest"], NoiseSettings()))
+
+
+def test_beside_the_cpu_distances_do_not_wait_for_the_host() -> None:
+    embeddings = torch.empty(12, 11, 8, dtype=torch.float16, device="meta")  # without values, none can be asked for
+    ((group, scores),) = noise_scores(embeddings, ["nearest", "lof"], NoiseSettings())
+    assert group == slice(0, 11)
+    assert {(score.device.type, score.shape) for score in scores.values()} == {("meta", (12, 11))}

@@ -166,3 +166,10 @@ def test_one_product_of_everything_finds_the_same() -> None:
         assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
     distances, _ = nearest_neighbours(queries[:1], index, query_owners=owners[:1], bank_owners=torch.zeros(90).long())
     assert distances.tolist() == [math.inf]
+
+
+def test_beside_the_cpu_a_search_does_not_wait_for_the_host() -> None:
+    bank, queries = (torch.empty(count, 40, dtype=torch.float16, device="meta") for count in (500, 60))
+    distances, indices = nearest_neighbours(queries, search_index(bank))  # of tensors without values none can be asked
+    assert (distances.device.type, indices.device.type) == ("meta", "meta")
+    assert (distances.shape, indices.shape) == ((60,), (60,))
