@@ -12,7 +12,7 @@ from softpatch.errors import InputError
 from softpatch.memory_budget import embedding_store, fit_memory
 
 CPU = torch.device("cpu")
-THOUSAND = fit_memory(1000, 784, 128, Settings())
+THOUSAND = fit_memory(1000, 784, 128, Settings(), 0)
 
 
 @pytest.mark.parametrize(
@@ -39,20 +39,25 @@ def test_what_fits_is_in_memory_and_what_does_not_is_on_disk(tmp_path: Path) -> 
 
 
 def test_only_projected_embeddings_are_stored() -> None:
-    assert fit_memory(10, 16, 1024, Settings(projected_dim=32)).shape == (10, 16, 32)
+    assert fit_memory(10, 16, 1024, Settings(projected_dim=32), 0).shape == (10, 16, 32)
+
+
+def test_a_large_network_needs_more() -> None:
+    with_wide_resnet50_2 = fit_memory(5000, 784, 1024, Settings(), 99_000_000)  # 3.60 GB at most when it was measured
+    assert 3.6e9 < with_wide_resnet50_2.rest + with_wide_resnet50_2.embeddings < 3.8e9
 
 
 def test_too_little_is_said_before_any_image_is_read(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for path in paths:
         path.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"needs about 0\.9 GB of memory, more than --memory-budget 1MB"):
+    with pytest.raises(InputError, match=r"needs about 1\.0 GB of memory, more than --memory-budget 1MB"):
         tiny_softpatch(memory_budget="1MB", preset="patchcore").fit(paths)
 
 
 def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"learning from 100,000 images needs about 16\.\d GB .* --memory-budget 4GB"):
-        embedding_store(fit_memory(100_000, 784, 128, Settings()), "4GB", tmp_path, CPU)
+        embedding_store(fit_memory(100_000, 784, 128, Settings(), 0), "4GB", tmp_path, CPU)
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(memory_budget.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"needs 0\.2 GB of disk in .*, where 0\.0 GB are free"):
@@ -61,7 +66,7 @@ def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pyt
 
 def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_softpatch().fit(plate_folder)
-    for name in ("_BASE", "_PER_PATCH"):  # leaves what the bank and the calibration images take, 5.10 MB
+    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH"):  # leaves what the bank and the calibration images take, 5.10 MB
         monkeypatch.setattr(memory_budget, name, 0)
     stored = []
     monkeypatch.setattr(torch, "from_file", lambda *a, _real=torch.from_file, **k: stored.append(a) or _real(*a, **k))

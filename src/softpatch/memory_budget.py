@@ -12,7 +12,8 @@ from torch import Tensor
 from softpatch.config import Settings, parse_bytes
 from softpatch.errors import InputError
 
-_BASE = 900_000_000  # the program, the network and a batch of images
+_BASE = 900_000_000  # the program, a small network and a batch of images
+_PER_WEIGHT = 6  # bytes for each of the network's weights: read, in use, folded, and maps between the layers
 _GPU_GROUP = 600_000_000  # distances of a group of positions; on a CPU they stay in its cache
 _PER_PATCH = 200  # bytes of the coreset and of the noise scores
 
@@ -34,13 +35,16 @@ class FitMemory:
         return 2 * prod(self.shape)
 
 
-def fit_memory(count: int, positions: int, dim: int, settings: Settings) -> FitMemory:
-    """What a fit of `count` images needs, whose patch embeddings are (positions, dim) each."""
+def fit_memory(count: int, positions: int, dim: int, settings: Settings, weights: int) -> FitMemory:
+    """What a fit of `count` images needs, whose patch embeddings are (positions, dim) each.
+
+    `weights` are the bytes of the network's.
+    """
     patches = count * positions
     bank = min(settings.max_bank_size, settings.coreset_ratio * patches)
     shape = (count, positions, min(dim, settings.projected_dim))
     picks = 4 * (shape[2] + 51) * bank
-    rest = _BASE + _PER_PATCH * patches + round(picks + 2 * dim * (2 * bank + 100 * positions))
+    rest = _BASE + _PER_WEIGHT * weights + _PER_PATCH * patches + round(picks + 2 * dim * (2 * bank + 100 * positions))
     # the coreset needs the embeddings as float32, too
     return FitMemory(shape, rest, 4 * prod(shape) + _PER_PATCH * patches + _GPU_GROUP)
 

@@ -57,7 +57,8 @@ def first_pass(
     even that is not enough.
     """
     grid, dim = embedding_shape(backbone, settings)
-    need = fit_memory(len(refs), prod(grid), dim, settings)
+    weights = sum(weight.numel() * weight.element_size() for weight in backbone.network.parameters())
+    need = fit_memory(len(refs), prod(grid), dim, settings, weights)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: list[ImageRef] = []
     for batch, embeddings in _embedded(refs, backbone, settings, runtime, on_skip):
