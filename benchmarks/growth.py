@@ -1,9 +1,9 @@
 """Measure how the cost of a fit grows with the number of images: `python benchmarks/growth.py FOLDER -o growth.json`.
 
 FOLDER has images of one product; as many as are asked for are made of them by turning, shifting and dimming. Every fit
-runs in a process of its own. Printed are seconds per stage, peak memory of the process and its slope per image; a
-picture of both, on logarithmic axes, is written beside the JSON file. `--backbone` is any, with random weights if it is
-not the built-in one.
+runs in a process of its own. Printed are seconds per stage, the process's peak memory in each and its slope per image;
+a picture of both, on logarithmic axes, is written beside the JSON file. `--backbone` is any, with random weights if it
+is not the built-in one. Memory is read from Linux's /proc.
 """
 
 import argparse
@@ -42,17 +42,19 @@ def make_images(sources: list[Path], count: int, folder: Path) -> None:
 
 
 def fit(folder: Path, count: int, backbone: str, budget: str) -> dict[str, Any]:
-    """Fit the first `count` images: seconds per stage, and the peak memory of this process in bytes."""
+    """Fit the first `count` images: seconds per stage, and the peak memory of this process in each, in bytes."""
     torch.set_num_threads(THREADS)
     refs = [file_ref(path) for path in image_files(folder)[:count]]
     overrides = {"backbone": backbone, "weights": None if backbone == "builtin-v1" else "random"}
     began = time.perf_counter()
     compile_all()
     compilation = time.perf_counter() - began
-    settings, ended, began = preset_settings("softpatch+", overrides), {}, time.perf_counter()
+    peaks, settings, ended = {"compilation": peak_memory()}, preset_settings("softpatch+", overrides), {}
+    began = time.perf_counter()
 
     def progress(stage: str, *_: int) -> None:
         ended[stage] = time.perf_counter() - began
+        peaks[stage] = max(peak_memory(), peaks.get(stage, 0))
 
     Detector.fit(refs, settings, Runtime("cpu", workers=THREADS, memory_budget=budget), progress=progress)
     ended["whole"] = time.perf_counter() - began
@@ -60,12 +62,14 @@ def fit(folder: Path, count: int, backbone: str, budget: str) -> dict[str, Any]:
     for stage, after in ended.items():
         stages[stage], before = after - before, after
     stages["whole"] = ended["whole"]
-    return {"images": count, "seconds": stages, "peak": peak_memory()}
+    peaks["whole"] = max(peak_memory(), *peaks.values())
+    return {"images": count, "seconds": stages, "peaks": peaks}
 
 
 def peak_memory() -> int:
-    """The most memory that this process has held, in bytes; getrusage would count that of its parent, too."""
+    """The most memory that this process has held since it was asked before, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
+    Path("/proc/self/clear_refs").write_text("5")  # begin anew
     return int(next(line.split()[1] for line in lines if line.startswith("VmHWM"))) * 1024
 
 
@@ -91,13 +95,18 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     counts = [row["images"] for row in rows]
     logs = [math.log(count) for count in counts]
     for stage in rows[-1]["seconds"]:
-        values = [max(1e-3, row["seconds"].get(stage, 1e-3)) for row in rows]
-        power = slope(logs[-3:], [math.log(value) for value in values[-3:]])
-        left.plot(counts, values, marker="o", label=f"{stage} ({power:.2f})", linewidth=2 if stage == "whole" else 1)
-    right.plot(counts, [row["peak"] / 1e9 for row in rows], marker="o", color="black")
+        for axes, values in (
+            (left, [max(1e-3, row["seconds"].get(stage, 1e-3)) for row in rows]),
+            (right, [row["peaks"].get(stage, math.nan) / 1e9 for row in rows]),
+        ):
+            power = slope(logs[-3:], [math.log(value) for value in values[-3:]])
+            axes.plot(
+                counts, values, marker="o", label=f"{stage} ({power:.2f})", linewidth=2 if stage == "whole" else 1
+            )
     left.set(xlabel="training images", ylabel="seconds", xscale="log", yscale="log")
     right.set(xlabel="training images", ylabel="peak memory of the process, GB", xscale="log", yscale="log")
-    left.legend(title="stage (slope at the end)", fontsize=8)
+    for axes in (left, right):
+        axes.legend(title="stage (slope at the end)", fontsize=8)
     figure.savefig(path, dpi=110)
 
 
@@ -125,13 +134,17 @@ def main() -> None:
             rows.append(json.loads(ended.stdout.splitlines()[-1]))
             print(rows[-1], file=sys.stderr)
     stages = list(rows[-1]["seconds"])
-    print(f"| images | {' | '.join(f'{stage}, s' for stage in stages)} | peak, GB |")
-    print("|" + "---|" * (len(stages) + 2))
-    for row in rows:
-        times = " | ".join(f"{row['seconds'].get(stage, 0):.1f}" for stage in stages)
-        print(f"| {row['images']:,} | {times} | {row['peak'] / 1e9:.2f} |")
+    for kind, unit, scale in (("seconds", "s", 1.0), ("peaks", "GB", 1e9)):
+        print(f"\n| images | {' | '.join(f'{stage}, {unit}' for stage in stages)} |")
+        print("|" + "---|" * (len(stages) + 1))
+        for row in rows:
+            values = " | ".join(
+                f"{row[kind].get(stage, 0) / scale:.{2 if kind == 'peaks' else 1}f}" for stage in stages
+            )
+            print(f"| {row['images']:,} | {values} |")
     if len(rows) > 1:
-        print(f"\n{slope([row['images'] for row in rows], [row['peak'] for row in rows]) / 1e6:.2f} MB per image")
+        peaks = [row["peaks"]["whole"] for row in rows]
+        print(f"\n{slope([row['images'] for row in rows], peaks) / 1e6:.2f} MB per image")
     arguments.output.write_text(json.dumps({"backbone": backbone, "memory_budget": budget, "rows": rows}) + "\n")
     draw(rows, arguments.output.with_suffix(".png"))
 

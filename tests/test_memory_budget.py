@@ -44,7 +44,7 @@ def test_only_projected_embeddings_are_stored() -> None:
 
 def test_a_large_network_needs_more() -> None:
     with_wide_resnet50_2 = fit_memory(5000, 784, 1024, Settings(), 99_000_000)  # 3.60 GB at most when it was measured
-    assert 3.6e9 < with_wide_resnet50_2.rest + with_wide_resnet50_2.embeddings < 3.8e9
+    assert 3.6e9 < with_wide_resnet50_2.rest + with_wide_resnet50_2.embeddings < 4e9
 
 
 def test_too_little_is_said_before_any_image_is_read(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_too_little_is_said_before_any_image_is_read(tmp_path: Path) -> None:
 
 
 def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"learning from 100,000 images needs about 16\.\d GB .* --memory-budget 4GB"):
+    with pytest.raises(InputError, match=r"learning from 100,000 images needs about 19\.\d GB .* --memory-budget 4GB"):
         embedding_store(fit_memory(100_000, 784, 128, Settings(), 0), "4GB", tmp_path, CPU)
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(memory_budget.shutil, "disk_usage", lambda _: usage)

@@ -15,7 +15,7 @@ from softpatch.errors import InputError
 _BASE = 900_000_000  # the program, a small network and a batch of images
 _PER_WEIGHT = 6  # bytes for each of the network's weights: read, in use, folded, and maps between the layers
 _GPU_GROUP = 600_000_000  # distances of a group of positions; on a CPU they stay in its cache
-_PER_PATCH = 200  # bytes of the coreset and of the noise scores
+_PER_PATCH = 230  # bytes of the coreset and of the noise scores
 
 
 @dataclass(frozen=True)
