@@ -134,13 +134,11 @@ def main() -> None:
             rows.append(json.loads(ended.stdout.splitlines()[-1]))
             print(rows[-1], file=sys.stderr)
     stages = list(rows[-1]["seconds"])
-    for kind, unit, scale in (("seconds", "s", 1.0), ("peaks", "GB", 1e9)):
+    for kind, unit, scale, digits in (("seconds", "s", 1.0, 1), ("peaks", "GB", 1e9, 2)):
         print(f"\n| images | {' | '.join(f'{stage}, {unit}' for stage in stages)} |")
         print("|" + "---|" * (len(stages) + 1))
         for row in rows:
-            values = " | ".join(
-                f"{row[kind].get(stage, 0) / scale:.{2 if kind == 'peaks' else 1}f}" for stage in stages
-            )
+            values = " | ".join(f"{row[kind].get(stage, 0) / scale:.{digits}f}" for stage in stages)
             print(f"| {row['images']:,} | {values} |")
     if len(rows) > 1:
         peaks = [row["peaks"]["whole"] for row in rows]

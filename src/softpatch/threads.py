@@ -16,7 +16,7 @@ def single_threaded_workers() -> ThreadPoolExecutor:
     return _workers(torch.get_num_threads())
 
 
-@cache  # each time that torch is told a number of threads it forgets how it computes convolutions
+@cache  # to start them takes a fifth of the time of one image's search
 def _workers(count: int) -> ThreadPoolExecutor:
     pool, all_begun = ThreadPoolExecutor(count, "softpatch"), Barrier(count)
 

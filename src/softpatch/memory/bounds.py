@@ -108,8 +108,8 @@ def place_of_least(values):  # type: ignore[no-untyped-def]
 def squared_distance(bits, point, values, place):  # type: ignore[no-untyped-def]
     """The squared Euclidean distance of a row of float16 `bits` (M, D) and one of float32 `values` (n, D).
 
-    By difference. Whole arrays and places in them, here and elsewhere: a row would be counted as a reference to the
-    array, which threads contend for.
+    By difference. Whole arrays and places in them, here and elsewhere: a row would be counted as one more reference to
+    the array.
     """
     total = np.float32(0)
     for j in range(bits.shape[1]):

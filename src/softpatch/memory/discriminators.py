@@ -182,10 +182,8 @@ def noise_scores(
         patches = Patches(embeddings[:, group].transpose(0, 1).float().contiguous(), settings, group_bytes)
         return {name: DISCRIMINATORS[name](patches).T for name in names}
 
-    if embeddings.device.type == "cpu":
-        yield from zip(groups, single_threaded_workers().map(score, groups), strict=True)
-    else:
-        yield from zip(groups, map(score, groups), strict=True)
+    each = single_threaded_workers().map if embeddings.device.type == "cpu" else map
+    yield from zip(groups, each(score, groups), strict=True)
 
 
 def _least(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
