@@ -24,6 +24,7 @@ from softpatch.data.images import file_ref, image_files
 from softpatch.data.layouts import split_refs
 from softpatch.detector import Detector
 from softpatch.memory.coreset import greedy_coreset
+from softpatch.memory.discriminators import NoiseSettings, noise_scores
 from softpatch.memory.neighbours import nearest_neighbours, search_index
 
 THREADS = 2
@@ -76,6 +77,7 @@ def peak_memory() -> int:
 def compile_all() -> None:
     """Call what numba compiles at its first call in a process."""
     points = torch.rand(100, 32).half()
+    list(noise_scores(points[:, None], ("nearest",), NoiseSettings()))
     index = search_index(points[greedy_coreset(points, torch.arange(100), 50)])
     nearest_neighbours(points, index)
 

@@ -5,7 +5,6 @@ to their noise scores (B, N), higher meaning more anomalous. To add one, write t
 `DISCRIMINATORS`; the name is then valid everywhere.
 """
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from softpatch.errors import InputError
+from softpatch.memory.bounds import compiled
 from softpatch.threads import single_threaded_workers
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
@@ -64,12 +64,9 @@ class Patches:
         rows = max(1, self._block_bytes // (4 * positions * count))
         for start in range(0, count, rows):
             part = slice(start, min(start + rows, count))
-            squared = torch.baddbmm(norms[:, part, None] + norms[:, None, :], centred[:, part], centred.mT, alpha=-2)
-            own = torch.arange(part.start, part.stop, device=squared.device)
-            squared[:, own - start, own] = torch.inf
-            found.append(_least(squared, neighbors))
-        squared, indices = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        return squared.clamp_min(0).sqrt(), indices
+            found.append(_nearest_others(centred @ centred[:, part].mT, norms, part, neighbors))
+        shifted, indices = (torch.cat(parts, dim=2).mT for parts in zip(*found, strict=True))
+        return (shifted + norms[:, :, None]).clamp_min(0).sqrt(), indices
 
 
 def nearest(patches: Patches) -> Tensor:
@@ -94,39 +91,42 @@ def gaussian(patches: Patches) -> Tensor:
     ridge = (count - 1) * patches.told.gaussian_epsilon
     if count <= dim:
         centred = centred.double()
+        each = torch.eye(count, dtype=centred.dtype, device=centred.device).expand(len(centred), count, count)
         # [K(K+λI)⁻¹]ᵢᵢ = 1 - λ[(K+λI)⁻¹]ᵢᵢ
-        inverse = torch.cholesky_inverse(_cholesky(centred @ centred.mT, ridge, patches), upper=True)
-        leverage_root = (1 - ridge * inverse.diagonal(dim1=1, dim2=2)).clamp_min(0).sqrt()
+        leverages = 1 - ridge * _inverse_forms(centred @ centred.mT, ridge, each, patches)
     else:
         if patches.norms.sum(dim=1).amax() > _EXACT_IN_SINGLE * ridge:
             centred = centred.double()
-        factors = _cholesky(centred.mT @ centred, ridge, patches)
-        whitened = torch.linalg.solve_triangular(factors.mT, centred.mT, upper=False)
-        leverage_root = torch.linalg.vector_norm(whitened, dim=1)
-    return (math.sqrt(count - 1) * leverage_root).float()
+        leverages = _inverse_forms(centred.mT @ centred, ridge, centred, patches)
+    return ((count - 1) * leverages.clamp_min(0)).sqrt().float()
 
 
-def _cholesky(matrices: Tensor, ridge: float, patches: Patches) -> Tensor:
-    """Factorise matrices (B, n, n) of the patches, `ridge` added to their diagonals: upper factors, in their place.
+def _inverse_forms(matrices: Tensor, ridge: float, rows: Tensor, patches: Patches) -> Tensor:
+    """xᵀ(A+λI)⁻¹x of matrices A (B, n, n) of the patches and rows x (B, m, n): (B, m), and λ is added in place.
 
-    What lies below the diagonal is left as it happens to be. A block of rows at a time, so that most of the work is
-    matrix products.
+    That is ‖xᵀR⁻¹‖² with Cholesky's RᵀR = A+λI. A block of R's rows at a time, which leaves a smaller matrix and
+    shorter rows. Only blocks on the diagonal are inverted, and all else are matrix products: much faster on some
+    processors than triangular solvers.
     """
     diagonal = matrices.diagonal(dim1=1, dim2=2).add_(ridge)
-    failed = diagonal.new_zeros(len(matrices), dtype=torch.bool)
-    for start in range(0, matrices.shape[1], _BLOCK):
-        block, rest = slice(start, start + _BLOCK), slice(start + _BLOCK, None)
-        factors, info = torch.linalg.cholesky_ex(matrices[:, block, block], upper=True)  # upper: as rows lie in memory
+    forms = rows.new_zeros(rows.shape[:2])
+    failed = ~diagonal.isfinite().all(dim=1)
+    while matrices.shape[1]:
+        factors, info = torch.linalg.cholesky_ex(matrices[:, :_BLOCK, :_BLOCK], upper=True)  # as rows lie in memory
         failed |= info > 0
-        right = torch.linalg.solve_triangular(factors.mT, matrices[:, block, rest], upper=False)
-        matrices[:, block, block], matrices[:, block, rest] = factors, right
-        matrices[:, rest, rest].baddbmm_(right.mT, right, alpha=-1)
-    if failed.any() or not diagonal.isfinite().all():
+        unit = torch.eye(factors.shape[1], dtype=factors.dtype, device=factors.device)
+        inverses = torch.linalg.solve_triangular(factors, unit.expand_as(factors), upper=True)
+        whitened = rows[:, :, :_BLOCK] @ inverses
+        forms += torch.linalg.vector_norm(whitened, dim=2).square()
+        right = inverses.mT @ matrices[:, :_BLOCK, _BLOCK:]
+        matrices = matrices[:, _BLOCK:, _BLOCK:].baddbmm_(right.mT, right, alpha=-1)
+        rows = torch.baddbmm(rows[:, :, _BLOCK:], whitened, right, alpha=-1)
+    if failed.any():
         raise InputError(
             f"the Gaussian of patches with values up to {float(patches.centred.abs().max()):.3g} cannot be computed; "
             "the backbone's weights may be damaged, or need a larger gaussian_epsilon"
         )
-    return matrices
+    return forms
 
 
 def local_outlier_factor(patches: Patches) -> Tensor:
@@ -186,17 +186,43 @@ def noise_scores(
     yield from zip(groups, each(score, groups), strict=True)
 
 
-def _least(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` least of each row of values (B, R, N), in no order: values and indices (B, R, count)."""
-    if values.device.type == "cpu":
-        # To partition values is several times faster than topk, but does not tell where they were.
-        rows = values.numpy()
-        chosen = np.flatnonzero(rows <= np.partition(rows, count - 1, axis=2)[:, :, count - 1 : count])
-        if len(chosen) == rows.size // rows.shape[2] * count:  # else some are equal, and topk decides
-            indices = torch.from_numpy(chosen)
-            least = values.view(-1)[indices].view(*values.shape[:2], count)
-            return least, indices.view(least.shape) % values.shape[2]
-    return values.topk(count, dim=2, largest=False)
+def _nearest_others(products: Tensor, norms: Tensor, part: slice, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` other patches nearest to each of a `part` of N: ‖p‖² - 2p·q and indices (B, count, n), in no order.
+
+    Of the products p·q (B, N, n) of all patches with the part's, and the ‖p‖² (B, N).
+    """
+    positions, _, rows = products.shape
+    if products.device.type == "cpu":
+        least = torch.full((positions, count, rows), torch.inf)
+        places = torch.zeros(least.shape, dtype=torch.int32)
+        _keep_least(products.numpy(), norms.numpy(), part.start, least.numpy(), places.numpy())
+        return least, places.long()
+    others = norms[:, :, None] - 2 * products
+    own = torch.arange(part.start, part.stop, device=products.device)
+    others[:, own, own - part.start] = torch.inf
+    return others.topk(count, dim=1, largest=False)
+
+
+@compiled
+def _keep_least(products, norms, first, least, places):  # type: ignore[no-untyped-def]
+    """The same. Insert one patch p at a time into the ordered lists of all q, which is done for many q at once."""
+    positions, count, rows = products.shape
+    value, place = np.empty(rows, np.float32), np.empty(rows, np.int32)
+    for b in range(positions):
+        for p in range(count):
+            for q in range(rows):
+                value[q] = norms[b, p] - np.float32(2) * products[b, p, q]
+                place[q] = p
+            if 0 <= p - first < rows:
+                value[p - first] = np.inf
+            for k in range(least.shape[1]):
+                for q in range(rows):  # the lesser stays, the other moves on, without a branch
+                    old, new, old_place, new_place = least[b, k, q], value[q], places[b, k, q], place[q]
+                    less = new < old
+                    least[b, k, q] = new if less else old
+                    value[q] = old if less else new
+                    places[b, k, q] = new_place if less else old_place
+                    place[q] = old_place if less else new_place
 
 
 def _take(values: Tensor, indices: Tensor) -> Tensor:
