@@ -82,8 +82,8 @@ def measure_accuracy(
                 if tuple(row.values()) in done:
                     continue
                 settings = preset_settings(method, {"coreset_ratio": coreset, "seed": seed})
-                scores = PatchDetector.fit(training, settings).score(test)
-                row |= measure(*scores, truth, masks)
+                image_scores, _, map_scores = PatchDetector.fit(training, settings).score(test)
+                row |= measure(image_scores, map_scores, truth, masks)
                 print(row, flush=True)
                 with rows.open("a") as file:
                     file.write(json.dumps(row) + "\n")

@@ -34,9 +34,9 @@ Scores = tuple[Tensor, Tensor]
 
 
 def as_it_is(detector: PatchDetector, test: Tensor) -> Scores:
-    """Patch scores (N, P) for images and for maps, a few images at a time."""
+    """Image scores (N,) and patch scores (N, P) of the maps, a few images at a time."""
     parts = [detector.score(batch) for batch in test.split(8)]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return torch.cat([part[0] for part in parts]), torch.cat([part[2] for part in parts])
 
 
 def embed_singly(refs: Sequence[ImageRef], backbone: Backbone, settings: Settings) -> Tensor:
@@ -57,7 +57,7 @@ def in_single_precision(chosen: tuple[ChosenPatches, ChosenPatches], training: T
         for scores, (patches, weights) in zip(found, banks, strict=True):
             nearest = torch.cdist(image, patches).argmin(dim=1)
             scores.append(weights[nearest] * (image - patches[nearest]).norm(dim=1))
-    return torch.stack(found[0]), torch.stack(found[1])
+    return torch.stack(found[0]).amax(dim=1), torch.stack(found[1])
 
 
 def half_rows(dataset: Dataset, backbone: Backbone) -> list[dict[str, object]]:

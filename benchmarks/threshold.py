@@ -16,7 +16,7 @@ from weight_rule import embed
 
 from softpatch.config import preset_settings
 from softpatch.data.layouts import open_dataset
-from softpatch.detector import PatchDetector, left_out_scores
+from softpatch.detector import PatchDetector, calibration_images, left_out_scores
 from softpatch.features.backbone import load_backbone
 from softpatch.scoring.threshold import decision_threshold
 
@@ -50,10 +50,11 @@ def main() -> None:
                 count = round(len(added) * (1 - share) / share) if share else GOOD
                 training = torch.cat([good[rng.permutation(len(good))[:count]], test[added]])
                 detector = PatchDetector.fit(training, replace(settings, seed=seed))
-                scores, _ = left_out_scores(detector, training, (28, 28), settings)
+                numbers = calibration_images(len(training))
+                scores, _ = left_out_scores(detector, training[numbers], numbers, (28, 28), settings)
                 threshold = decision_threshold(scores, arguments.rate)
                 left = np.setdiff1d(np.arange(len(truth)), added)
-                called = (detector.score(test[left])[0].amax(dim=1) > threshold).numpy()
+                called = (detector.score(test[left])[0] > threshold).numpy()
                 alarms.append(called[~truth[left]].mean())
                 missed.append((~called[truth[left]]).mean())
                 images = len(training)

@@ -70,11 +70,11 @@ def contaminated(
     return torch.cat([clean, embed(injected, backbone, settings)]) if injected else clean
 
 
-def measure(scores: Tensor, map_scores: Tensor, truth: np.ndarray, masks: list[np.ndarray]) -> dict[str, float]:
-    side = int(scores.shape[1] ** 0.5)
+def measure(image_scores: Tensor, map_scores: Tensor, truth: np.ndarray, masks: list[np.ndarray]) -> dict[str, float]:
+    side = int(map_scores.shape[1] ** 0.5)
     maps = anomaly_maps(map_scores.view(-1, side, side), 224, 4.0).numpy()
     return {
-        "image_auroc": round(float(roc_auc_score(truth, scores.amax(dim=1).numpy())), 5),
+        "image_auroc": round(float(roc_auc_score(truth, image_scores.numpy())), 5),
         "pixel_auroc": round(float(roc_auc_score(np.stack(masks).ravel(), maps.ravel())), 5),
     }
 
@@ -82,7 +82,10 @@ def measure(scores: Tensor, map_scores: Tensor, truth: np.ndarray, masks: list[n
 def weighted_scores(
     training: Tensor, test: Tensor, rules: tuple[str, ...], settings: Settings
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Patch scores of both banks under every weight rule of a method: the banks and the search serve all rules."""
+    """Image scores (N,) and the map's patch scores (N, P) under every weight rule of a method.
+
+    The banks and the search serve all rules.
+    """
     with_raw_weights = replace(settings, weight_rule="none" if rules == ("none",) else "literal")
     detector = PatchDetector.fit(training, with_raw_weights)
     limit = torch.inf
@@ -100,7 +103,7 @@ def weighted_scores(
         for bank, (distances, indices) in zip(banks, found, strict=True):
             weights = bank.weights.clamp_max(ceiling) if ceiling else torch.ones_like(bank.weights)
             per_bank.append((weights[indices] * distances).view(test.shape[:2]))
-        scores[rule] = (per_bank[0], per_bank[-1])
+        scores[rule] = (per_bank[0].amax(dim=1), per_bank[-1])
     return scores
 
 

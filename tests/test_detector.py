@@ -50,9 +50,11 @@ def test_patchcore_keeps_noisy_patches() -> None:
 def test_patchcore_scores_are_plain_distances() -> None:
     training, test = embeddings(), (embeddings(images=3) + 0.1)
     detector = PatchDetector.fit(training, settings("patchcore", coreset_ratio=1.0))
-    scores, _ = detector.score(test)
+    image_scores, peaks, patch_scores = detector.score(test)
     brute = torch.cdist(test.reshape(-1, 12).double(), training.reshape(-1, 12).double()).amin(dim=1)
-    assert torch.allclose(scores.flatten().double(), brute, atol=1e-4)
+    assert torch.allclose(patch_scores.flatten().double(), brute, atol=1e-4)
+    assert torch.equal(image_scores, patch_scores.amax(dim=1))
+    assert torch.equal(peaks, patch_scores.argmax(dim=1))
 
 
 def test_bank_sizes_follow_all_patches() -> None:
@@ -81,8 +83,8 @@ def test_weights_are_clipped_or_literal() -> None:
 def test_an_image_is_not_scored_against_itself() -> None:
     training = embeddings()
     detector = PatchDetector.fit(training, settings("patchcore", coreset_ratio=1.0))
-    seen, _ = detector.score(training)
-    left_out, _ = detector.score(training, owners=torch.arange(20))
+    _, _, seen = detector.score(training)
+    _, _, left_out = detector.score(training, owners=torch.arange(20))
     assert seen.max() == 0
     assert left_out.min() > 0.1
 

@@ -71,15 +71,16 @@ class PatchDetector:
             return cls(classification, classification)
         return cls(classification, for_map.bank(embeddings_of(for_map.indices)))
 
-    def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Score patch embeddings (N, P, D): patch scores (N, P) for the image score, and (N, P) for the anomaly map.
+    def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Score patch embeddings (N, P, D): image scores (N,), the positions of the patches that have them (N,), and
+        patch scores (N, P) for the anomaly map.
 
         `owners` (N,) are given for training images, by their numbers: each is scored as if it had given no patch.
         """
-        for_image = self.classification.score(embeddings, owners=owners)
+        patch_scores = self.segmentation.score(embeddings, owners=owners)
         if self.segmentation is self.classification:
-            return for_image, for_image
-        return for_image, self.segmentation.score(embeddings, owners=owners)
+            return patch_scores.amax(dim=1), patch_scores.argmax(dim=1), patch_scores
+        return *self.classification.highest(embeddings, owners=owners), patch_scores
 
     def to(self, device: torch.device) -> "PatchDetector":
         """The same detector on another device."""
@@ -200,9 +201,9 @@ class Detector:
             on_skip=on_skip,
         ):
             embeddings = patch_embeddings(self.backbone.feature_maps(images), self.settings.embedding_dim)
-            patch_scores, map_scores = self.banks.score(embeddings)
-            maps = anomaly_maps(map_scores.view(-1, rows, columns), size, sigma).cpu()
-            image_scores, peaks = (values.cpu() for values in patch_scores.max(dim=1))
+            image_scores, peaks, patch_scores = self.banks.score(embeddings)
+            maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu()
+            image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
                 row, column = divmod(int(peaks[i]), columns)
                 x, y = (column + 0.5) * size / columns - 0.5, (row + 0.5) * size / rows - 0.5
@@ -254,9 +255,9 @@ def left_out_scores(
     device = banks.classification.patches.device
     for start in range(0, len(numbers), 8):
         part = slice(start, start + 8)
-        scores, map_scores = banks.score(embeddings[part].to(device), owners=numbers[part].to(device))
-        maps = anomaly_maps(map_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
-        image_scores.append(scores.amax(dim=1).cpu())
+        scores, _, patch_scores = banks.score(embeddings[part].to(device), owners=numbers[part].to(device))
+        maps = anomaly_maps(patch_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
+        image_scores.append(scores.cpu())
         map_peaks.append(maps.amax(dim=(1, 2)).cpu())
         progress("calibration", min(start + 8, len(numbers)), len(numbers))
     return torch.cat(image_scores), torch.cat(map_peaks)

@@ -38,9 +38,9 @@ def run(
     looked = time.perf_counter()
     scores, maps = [], []
     for batch in torch.split(test, _BATCH):
-        patch_scores, map_scores = detector.score(batch)
-        scores.append(patch_scores.amax(dim=1))
-        grids = map_scores.view(-1, *features.grid)
+        image_scores, _, patch_scores = detector.score(batch)
+        scores.append(image_scores)
+        grids = patch_scores.view(-1, *features.grid)
         maps += list(anomaly_maps(grids, settings.crop, settings.smoothing_sigma).numpy())
         progress("predict", len(maps), len(test))
     ended = time.perf_counter()
