@@ -228,7 +228,7 @@ def whole_rows(refs: list[ImageRef], test: list[ImageRef], anomalib: dict[str, f
     def brute() -> None:
         for _, _, images in read_in_batches(test, Framing(256, 224).apply, batch_size=16, workers=THREADS):
             with torch.inference_mode():
-                patches = patch_embeddings(plain(images), 1024).float()
+                patches = patch_embeddings(plain(images.contiguous()), 1024).float()
             for image in patches:
                 torch.addmm(half_norms, image, bank.T, alpha=-1).min(dim=1)
 

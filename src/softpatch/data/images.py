@@ -211,8 +211,9 @@ def read_in_batches(
 ) -> Iterator[tuple[list[ImageRef], list[tuple[int, int]], Tensor]]:
     """Read and prepare images in `workers` threads and yield them in order, a batch at a time.
 
-    Yields the refs, their original (width, height) and the prepared images stacked (B, ...). An image that
-    cannot be read goes to `on_skip`; without it, `ImageError` with the image's name is raised.
+    Yields the refs, their original (width, height) and the prepared images (B, 3, h, w), which lie in memory as files
+    have them and networks want them, channels last. An image that cannot be read goes to `on_skip`; without it,
+    `ImageError` with the image's name is raised.
     """
 
     def read(ref: ImageRef) -> tuple[tuple[int, int], Tensor]:
@@ -234,10 +235,14 @@ def read_in_batches(
         sizes.append(size)
         prepared.append(image)
         if len(names) == batch_size:
-            yield names, sizes, torch.stack(prepared)
+            yield names, sizes, _stacked(prepared)
             names, sizes, prepared = [], [], []
     if names:
-        yield names, sizes, torch.stack(prepared)
+        yield names, sizes, _stacked(prepared)
+
+
+def _stacked(images: Sequence[Tensor]) -> Tensor:
+    return torch.stack([image.permute(1, 2, 0) for image in images]).permute(0, 3, 1, 2)
 
 
 def _ahead(
