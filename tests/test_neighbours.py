@@ -63,6 +63,19 @@ def test_owners_are_passed_over_in_every_leaf_and_thread(threads: int, dim: int)
     assert_close(found[0], expected.values.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_a_near_enough_patch_is_enough(share: float) -> None:
+    queries, bank = drawn(300, 40), drawn(2_000, 40, seed=1)
+    expected = all_distances(queries, bank)
+    enough = expected.amin(dim=1).quantile(share).expand(300) * (1 + 1e-6)
+    distances, indices = nearest_neighbours(queries, search_index(bank), enough=enough)
+    assert_close(distances, expected.gather(1, indices[:, None])[:, 0].float(), rtol=1e-5, atol=1e-6)
+    others = distances >= enough
+    assert torch.equal(others, expected.amin(dim=1) >= enough)
+    assert torch.equal(indices[others], expected.argmin(dim=1)[others])
+    assert bool((indices != expected.argmin(dim=1)).any()) == (share > 0)
+
+
 @pytest.mark.parametrize("spread", [0.0, 1e-3, 1.0])
 def test_bounds_that_decide_little_do_not_hide_the_nearest(spread: float) -> None:
     # few directions hold nearly all that varies, or none does; queries lie far from, near and in the bank

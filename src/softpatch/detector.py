@@ -80,7 +80,7 @@ class PatchDetector:
         patch_scores = self.segmentation.score(embeddings, owners=owners)
         if self.segmentation is self.classification:
             return patch_scores.amax(dim=1), patch_scores.argmax(dim=1), patch_scores
-        return *self.classification.highest(embeddings, owners=owners), patch_scores
+        return *self.classification.highest(embeddings, patch_scores, owners=owners), patch_scores
 
     def to(self, device: torch.device) -> "PatchDetector":
         """The same detector on another device."""

@@ -10,7 +10,8 @@ from softpatch.memory.coreset import greedy_coreset
 from softpatch.memory.neighbours import SearchIndex, nearest_neighbours, search_index
 from softpatch.progress import Progress, silent
 
-_LIKELIEST = 8  # patches of an image that are searched for first, to know what the others have to exceed
+_LIKELIEST = 8  # patches of an image that are scored first, to know what the others have to exceed
+_SURELY_LESS = 1 - 1e-5  # in spite of rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,57 +31,38 @@ class MemoryBank:
         """The patches, prepared to be searched."""
         return search_index(self.patches)
 
-    def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> Tensor:
+    def score(self, embeddings: Tensor, *, owners: Tensor | None = None, enough: Tensor | None = None) -> Tensor:
         """Patch scores, equation (10): weight of the nearest bank patch times the distance to it.
 
         `embeddings` (N, P, D) give float32 scores (N, P), >= 0. With `owners` (N,) int64, the training number of
-        each image, an image is scored against the bank without the patches it gave itself.
+        each image, an image is scored against the bank without the patches it gave itself. In place of a score
+        below what is `enough` for its image (N,) another below it may be given, which takes less time.
         """
         count, positions, _ = embeddings.shape
-        distances, weights = self._search(embeddings.flatten(0, 1), _of_each(owners, positions))
-        return (weights * distances).view(count, positions)
+        distances, indices = nearest_neighbours(
+            embeddings.flatten(0, 1),
+            self.index,
+            query_owners=None if owners is None else owners.repeat_interleave(positions),
+            bank_owners=self.owners,
+            enough=None if enough is None else (enough / self.weights.max()).repeat_interleave(positions),
+        )
+        return (self.weights[indices] * distances).view(count, positions)
 
-    def highest(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def highest(self, embeddings: Tensor, likeliest: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The highest patch score of each image (N,) and the position it is at (N,): the largest that `score` gives.
 
-        On a CPU only patches that may have it are searched for: no score is above the largest weight times the distance
-        to any bank patch.
+        Other scores (N, P), such as another bank's, tell where it is likeliest to be. Of most patches it then suffices
+        to know a bank patch so near that they cannot have a higher score.
         """
-        if embeddings.device.type != "cpu":
-            scores = self.score(embeddings, owners=owners)
-            return scores.amax(dim=1), scores.argmax(dim=1)
-        count, positions, _ = embeddings.shape
-        patches, givers = embeddings.flatten(0, 1), _of_each(owners, positions)
-        distances, _ = self._search(patches, givers, exact=False)
-        bounds = (self.weights.max() * distances).view(count, positions)
-        scores = torch.zeros(count, positions)
-
-        def search(asked: Tensor) -> None:
-            each = asked.flatten()
-            distances, weights = self._search(patches[each], None if givers is None else givers[each])
-            scores[asked] = weights * distances
-
-        likely = bounds.topk(min(_LIKELIEST, positions), dim=1).indices
-        begun = torch.zeros_like(bounds, dtype=torch.bool).scatter(1, likely, True)
-        search(begun)
-        search((bounds >= scores.amax(dim=1, keepdim=True)) & ~begun)
+        positions = likeliest.topk(min(_LIKELIEST, likeliest.shape[1]), dim=1).indices
+        some = embeddings.gather(1, positions[:, :, None].expand(-1, -1, embeddings.shape[2]))
+        highest = self.score(some, owners=owners).amax(dim=1)
+        scores = self.score(embeddings, owners=owners, enough=highest * _SURELY_LESS)
         return scores.amax(dim=1), scores.argmax(dim=1)
-
-    def _search(self, patches: Tensor, givers: Tensor | None, *, exact: bool = True) -> tuple[Tensor, Tensor]:
-        """Distances of patches (Q, D) to the nearest bank patches, and the weights of these: (Q,) and (Q,)."""
-        distances, indices = nearest_neighbours(
-            patches, self.index, query_owners=givers, bank_owners=self.owners, exact=exact
-        )
-        return distances, self.weights[indices]
 
     def to(self, device: torch.device) -> "MemoryBank":
         """The same bank on another device."""
         return MemoryBank(self.patches.to(device), self.weights.to(device), self.owners.to(device))
-
-
-def _of_each(owners: Tensor | None, positions: int) -> Tensor | None:
-    """The owner of each patch, given those of whole images."""
-    return None if owners is None else owners.repeat_interleave(positions)
 
 
 @dataclass(frozen=True, eq=False)

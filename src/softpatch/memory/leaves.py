@@ -90,14 +90,25 @@ def describe(centred: Tensor, axes: Tensor) -> Descriptions:
 
 
 @compiled
-def bound_leaves(lows, highs, short, i, boxes):  # type: ignore[no-untyped-def]
-    """Write to `boxes` (n, L) how near point i, `short` (n, 17), can be to the points of each leaf, squared."""
-    for leaf in range(lows.shape[1]):
-        boxes[i, leaf] = 0
-    for j in range(lows.shape[0]):
-        for leaf in range(lows.shape[1]):
-            away = max(lows[j, leaf] - short[i, j], short[i, j] - highs[j, leaf])
-            boxes[i, leaf] += max(np.float32(0), away) ** 2
+def bound_leaves(lows, highs, short, boxes, nearest):  # type: ignore[no-untyped-def]
+    """Write to `boxes` (L, n) how near points, `short` (17, n), can be to those of each leaf, squared.
+
+    And to `nearest` (n,) int32 the leaf for which that is least, 0 where all are NaN. Leaf by leaf, for many points at
+    once.
+    """
+    leaves, count = boxes.shape
+    least = np.full(count, np.float32(np.inf))
+    nearest[:] = 0
+    for leaf in range(leaves):
+        boxes[leaf] = 0
+        for j in range(len(lows)):
+            for i in range(count):
+                away = max(lows[j, leaf] - short[j, i], short[j, i] - highs[j, leaf])
+                boxes[leaf, i] += max(np.float32(0), away) ** 2
+        for i in range(count):
+            nearer = boxes[leaf, i] < least[i]
+            nearest[i] = np.int32(leaf) if nearer else nearest[i]
+            least[i] = boxes[leaf, i] if nearer else least[i]
 
 
 def _split(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> np.ndarray:

@@ -68,7 +68,7 @@ def nearest_neighbours(
     *,
     query_owners: Tensor | None = None,
     bank_owners: Tensor | None = None,
-    exact: bool = True,
+    enough: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's nearest bank patch: Euclidean distances (Q,) float32 and int64 indices (Q,), equation (9).
 
@@ -77,8 +77,8 @@ def nearest_neighbours(
     the first is found. The distance is computed by difference, so it does not suffer from the cancellation of the
     expanded square.
 
-    Unless `exact`, a bank patch that is near is enough on a CPU, found in half the time or less: its distance is never
-    below the nearest one's.
+    Where a query has a patch nearer than is `enough` for it (Q,), on a CPU any such patch may be found, which takes a
+    fraction of the time.
     """
     if query_owners is None or bank_owners is None:
         query_owners = torch.full((len(queries),), -1, device=queries.device)
@@ -86,6 +86,7 @@ def nearest_neighbours(
     layout = index.layout
     if layout is None:
         return _search_all(queries.float(), index, query_owners, bank_owners)
+    limits = torch.zeros(len(queries)) if enough is None else enough.float().square().clamp_max(float(UNSEEN))
     leaves, axes = layout.leaves, layout.axes
     owners = bank_owners.long().numpy()[leaves.members]
     bank = (half_bits(index.points), leaves.members, owners, leaves.rows, leaves.lows, leaves.highs)
@@ -94,9 +95,9 @@ def nearest_neighbours(
     def settle(part: slice) -> None:
         asked = queries[part].float().contiguous()
         seen = describe(asked - index.mean, axes)
-        per_query = (asked.numpy(), seen.rows, seen.short, seen.halves, query_owners[part].contiguous().long().numpy())
+        told = query_owners[part].contiguous().long().numpy(), limits[part].contiguous().numpy()
         found = np.empty(len(asked), np.float32), np.empty(len(asked), np.int64)
-        _settle(*bank, *per_query, *found, exact)
+        _settle(*bank, asked.numpy(), seen.rows, np.ascontiguousarray(seen.short.T), seen.halves, *told, *found)
         distances[part], indices[part] = found
 
     threads = torch.get_num_threads()
@@ -138,43 +139,47 @@ def _settle(  # type: ignore[no-untyped-def]
     query_short,
     query_halves,
     query_owners,
+    limits,
     distances,
     indices,
-    exact,
 ):
     """Write the distances and indices of the nearest points: arrays as in `Leaves`, and of the queries alike.
 
     Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their descriptions. So p is not
     nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2. Small parts of ‖q‖² and of
-    d allow for rounding, since ‖p‖ is at most ‖q‖ + √d where p is nearer.
+    d allow for rounding, since ‖p‖ is at most ‖q‖ + √d where p is nearer. A squared distance below the query's of the
+    `limits` settles it.
     """
     leaves, count, width = len(members), len(queries), rows.shape[1]
-    boxes, products = np.empty((count, leaves), np.float32), np.empty((count, LEAF), np.float32)
+    boxes, products = np.empty((leaves, count), np.float32), np.empty((count, LEAF), np.float32)
+    likeliest, reach = np.empty(count, np.int32), np.empty(count, np.float32)
     met, room = np.empty(count, np.int64), np.empty((count, width), np.float32)
     away, chosen = np.empty(LEAF, np.float32), np.empty(LEAF, np.int64)
-    found = -1  # the cell, counted through all leaves, of what a query found first
+    bound_leaves(lows, highs, query_short, boxes, likeliest)
+    found, giver = np.int64(-1), np.int64(-1)  # what a query found first, and its owner
     for i in range(count):
-        bound_leaves(lows, highs, query_short, i, boxes)
-        leaf = place_of_least(boxes[i])
+        # Begin with what the query before it found, which lies beside it, and the likeliest of the nearest leaf.
+        nearest, least = np.int64(-1), UNSEEN  # and its squared distance
+        if found >= 0 and giver != query_owners[i]:
+            nearest, least = found, squared_distance(bits, found, queries, i)
+        leaf = likeliest[i]
         met[0] = i
         _multiply(query_rows, met, 1, room, rows, leaf, products)
         for p in range(LEAF):
             away[p] = UNSEEN if owners[leaf, p] == query_owners[i] else -products[0, p]
-        nearest, least = np.int64(-1), UNSEEN  # and its squared distance
-        # Begin with what the query before it found, which lies beside it, and the likeliest of the nearest leaf.
-        for cell in (found, leaf * LEAF + place_of_least(away)):
-            leaf, place = cell // LEAF, cell % LEAF
-            point = members[leaf, place]
-            if cell >= 0 and point >= 0 and owners[leaf, place] != query_owners[i]:
-                squared = squared_distance(bits, point, queries, i)
-                if squared < least or (squared == least and point < nearest):
-                    nearest, least, found = point, squared, cell
+        place = place_of_least(away)
+        point = members[leaf, place]
+        if point >= 0 and owners[leaf, place] != query_owners[i]:
+            squared = squared_distance(bits, point, queries, i)
+            if squared < least or (squared == least and point < nearest):
+                nearest, least, found, giver = point, squared, point, owners[leaf, place]
         distances[i], indices[i] = least, nearest
-    for leaf in range(leaves if exact else 0):  # what all queries want of it is read once
+        reach[i] = np.float32(-1) if least < limits[i] else least * _MORE + _ROUNDING * query_halves[i]
+    for leaf in range(leaves):  # what all queries want of it is read once
         meet = 0
         for i in range(count):
             met[meet] = i
-            meet += boxes[i, leaf] <= distances[i] * _MORE + _ROUNDING * query_halves[i]
+            meet += boxes[leaf, i] <= reach[i]
         _multiply(query_rows, met, meet, room, rows, leaf, products)
         for n in range(meet):
             i = met[n]
@@ -182,16 +187,17 @@ def _settle(  # type: ignore[no-untyped-def]
             needed = query_halves[i] * _LESS - least * _MORE / 2
             if largest_of(products[n]) < needed:
                 continue
-            left = 0
+            near = 0
             for p in range(LEAF):  # without a branch, which would often be foreseen wrongly
-                chosen[left] = p
-                left += (products[n, p] >= needed) & (owners[leaf, p] != query_owners[i])
-            for k in range(left):
+                chosen[near] = p
+                near += (products[n, p] >= needed) & (owners[leaf, p] != query_owners[i])
+            for k in range(near):
                 point = members[leaf, chosen[k]]
                 squared = squared_distance(bits, point, queries, i)
                 if squared < least or (squared == least and point < nearest):
                     nearest, least = point, squared
             distances[i], indices[i] = least, nearest
+            reach[i] = least * _MORE + _ROUNDING * query_halves[i]
     for i in range(count):
         distances[i] = np.sqrt(distances[i]) if indices[i] >= 0 else np.inf
         indices[i] = max(indices[i], 0)
