@@ -28,6 +28,7 @@ import torch.nn.functional as F  # noqa: N812
 from growth import compile_all
 from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor
+from weight_rule import embed
 
 from softpatch.config import Runtime, Settings
 from softpatch.data.framing import Framing
@@ -81,12 +82,6 @@ def once(work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
-
-
-def embed(refs: list[ImageRef], backbone: Backbone) -> Tensor:
-    """Patch embeddings (N, P, D) float16 of all images."""
-    batches = read_in_batches(refs, Framing(256, 224).apply, batch_size=16, workers=THREADS)
-    return torch.cat([patch_embeddings(backbone.feature_maps(images), 1024) for _, _, images in batches])
 
 
 def embed_as_roth(refs: list[ImageRef], backbone: Backbone) -> Tensor:
@@ -153,6 +148,11 @@ def sampled(embeddings: Tensor) -> Tensor:
     """A bank (16384, D) of patches drawn from embeddings (N, P, D)."""
     patches = embeddings.flatten(0, 1)
     return patches[torch.randperm(len(patches), generator=torch.Generator().manual_seed(0))[:16384]]
+
+
+def query_and_bank(refs: list[ImageRef], test: list[ImageRef], backbone: Backbone) -> tuple[Tensor, Tensor]:
+    """The patches (P, D) of the first test image, and a bank."""
+    return embed(test[:1], backbone, Settings())[0], sampled(embed(refs[:150], backbone, Settings()))
 
 
 def search_rows(queries: Tensor, bank: Tensor, source: str) -> list[Row]:
@@ -286,15 +286,15 @@ def main() -> None:
     refs, _ = split_refs(arguments.folder, "train")
     test, _ = split_refs(arguments.folder, "test")
     network = load_backbone("builtin-v1")
-    builtin = embed(refs, network)
+    builtin = embed(refs, network, Settings())
     rows = coreset_rows(builtin.flatten(0, 1))
-    rows += noise_rows(torch.cat([builtin, embed(test[:41], network)]))
-    rows += search_rows(embed(test[:1], network)[0], sampled(embed(refs[:150], network)), "builtin-v1")
+    rows += noise_rows(torch.cat([builtin, embed(test[:41], network, Settings())]))
+    rows += search_rows(*query_and_bank(refs, test, network), "builtin-v1")
     network = load_backbone("wide_resnet50_2", weights="random")
-    rows += search_rows(embed(test[:1], network)[0], sampled(embed(refs[:150], network)), f"{network.name}, random")
+    rows += search_rows(*query_and_bank(refs, test, network), f"{network.name}, random")
     if arguments.weights:
         network = load_backbone("resnet18", weights=str(arguments.weights))
-        rows += search_rows(embed(test[:1], network)[0], sampled(embed(refs[:150], network)), network.name)
+        rows += search_rows(*query_and_bank(refs, test, network), network.name)
         queries, bank = embed_as_roth(test[:1], network)[0], sampled(embed_as_roth(refs[:150], network))
         rows += search_rows(queries, bank, "resnet18 as in patchcore-inspection")
     times = {}

@@ -5,13 +5,38 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, get_ident
+from threading import Barrier, Event, get_ident
 
 import pytest
 import torch
 
 from softpatch.features.backbone import load_backbone
-from softpatch.threads import single_threaded_workers
+from softpatch.threads import one_ahead, single_threaded_workers
+
+
+def test_the_next_item_is_made_while_one_is_in_use() -> None:
+    made = [Event() for _ in range(4)]
+
+    def items() -> Iterator[int]:
+        for number, event in enumerate(made):
+            event.set()
+            yield number
+        raise OSError("no more")
+
+    ahead = one_ahead(items())
+    for number in range(4):
+        assert next(ahead) == number
+        assert made[min(number + 1, 3)].wait(timeout=60)
+    with pytest.raises(OSError, match="no more"):
+        next(ahead)
+
+
+def test_of_what_nobody_waits_for_only_one_item_is_made() -> None:
+    made: list[int] = []
+    ahead = one_ahead(made.append(number) or number for number in range(10))  # type: ignore[func-returns-value]
+    assert next(ahead) == 0
+    ahead.close()  # type: ignore[attr-defined]
+    assert made == [0, 1]
 
 
 @pytest.fixture

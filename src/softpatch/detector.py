@@ -31,6 +31,7 @@ from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import decision_threshold
+from softpatch.threads import one_ahead
 
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
 
@@ -193,14 +194,18 @@ class Detector:
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid
         done = 0
-        for batch, sizes, images in read_in_batches(
+        batches = read_in_batches(
             refs,
             framing.apply,
             batch_size=self.runtime.batch_size,
             workers=self.runtime.workers,
             on_skip=on_skip,
-        ):
-            embeddings = patch_embeddings(self.backbone.feature_maps(images), self.settings.embedding_dim)
+        )
+        embedded = (
+            (batch, sizes, patch_embeddings(self.backbone.feature_maps(images), self.settings.embedding_dim))
+            for batch, sizes, images in batches
+        )
+        for batch, sizes, embeddings in one_ahead(embedded):
             image_scores, peaks, patch_scores = self.banks.score(embeddings)
             maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu()
             image_scores, peaks = image_scores.cpu(), peaks.cpu()

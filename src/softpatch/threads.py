@@ -1,11 +1,24 @@
 """Threads to share work out among, where torch dividing every step of it would cost more than it gives."""
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
+from typing import TypeVar
 
 import torch
+
+_Item = TypeVar("_Item")
+
+
+def one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
+    """The items, none of them None, each made in another thread while the one before it is in use."""
+    with ThreadPoolExecutor(1, "softpatch-ahead") as pool:
+        upcoming = pool.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = pool.submit(next, items, None)
+            yield item
 
 
 def single_threaded_workers() -> ThreadPoolExecutor:

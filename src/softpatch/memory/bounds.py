@@ -21,9 +21,7 @@ _FLOATS = {"reassoc", "contract", "nsz", "nnan"}  # lets sums and minima be vect
 
 
 SLACK = np.float32(1e-4)
-"""Of a squared bound, and"""
-ROUNDING = 1e-8
-"""of the largest squared norm: together far more than the rounding of a bound."""
+"""Of a squared bound: far more than its rounding, beside what is in proportion to the norms."""
 
 
 def sample_of(count: int) -> slice:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from softpatch.memory.bounds import (
-    ROUNDING,
     SLACK,
     compiled,
     half_bits,
@@ -27,6 +26,7 @@ _BEST_FIRST = 4  # picks that a leaf sees in the order of their bounds; the othe
 _BLOCK = 65536  # points that are widened at once
 _FEW = 8  # rows of a description
 _LESS = np.float32(1) - SLACK
+_ROUNDING = 1e-8  # of the largest squared norm, beside SLACK
 _REPORT_EVERY = 1024
 
 
@@ -60,7 +60,7 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
     chosen = tuple(np.empty((count, width), np.float32) for width in (axes.shape[1] + 1, points.shape[1]))
     columns = np.empty((len(leaves.lows), count), np.float32)
-    rounding = np.float32(ROUNDING * float(from_mean.max()))
+    rounding = np.float32(_ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
     cell = int(np.flatnonzero(leaves.members.ravel() == int(from_mean.argmin()))[0])
     for start in range(0, count, _REPORT_EVERY):
