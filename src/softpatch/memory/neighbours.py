@@ -174,7 +174,7 @@ def _settle(  # type: ignore[no-untyped-def]
             if squared < least or (squared == least and point < nearest):
                 nearest, least, found, giver = point, squared, point, owners[leaf, place]
         distances[i], indices[i] = least, nearest
-        reach[i] = np.float32(-1) if least < limits[i] else least * _MORE + _ROUNDING * query_halves[i]
+        reach[i] = _reach(least, limits[i], query_halves[i])
     for leaf in range(leaves):  # what all queries want of it is read once
         meet = 0
         for i in range(count):
@@ -197,10 +197,16 @@ def _settle(  # type: ignore[no-untyped-def]
                 if squared < least or (squared == least and point < nearest):
                     nearest, least = point, squared
             distances[i], indices[i] = least, nearest
-            reach[i] = least * _MORE + _ROUNDING * query_halves[i]
+            reach[i] = _reach(least, limits[i], query_halves[i])
     for i in range(count):
         distances[i] = np.sqrt(distances[i]) if indices[i] >= 0 else np.inf
         indices[i] = max(indices[i], 0)
+
+
+@compiled
+def _reach(least, limit, half):  # type: ignore[no-untyped-def]
+    """How near a leaf's box has to be to a query that has found `least`, squared; negative where that is enough."""
+    return np.float32(-1) if least < limit else least * _MORE + _ROUNDING * half
 
 
 @compiled
