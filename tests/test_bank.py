@@ -146,3 +146,10 @@ def test_the_highest_score_where_all_patches_are_alike(owner: int, score: float)
     bank = MemoryBank(torch.zeros(2, 3).half(), torch.ones(2), torch.zeros(2, dtype=torch.int64))
     scores, positions = bank.highest(torch.zeros(1, 40, 3).half(), torch.zeros(1, 40), owners=torch.tensor([owner]))
     assert (scores.tolist(), positions.tolist()) == ([score], [0])
+
+
+def test_beside_the_cpu_the_highest_score_does_not_wait_for_the_host() -> None:
+    patches, embeddings = (torch.empty(*shape, dtype=torch.float16, device="meta") for shape in ((90, 8), (3, 40, 8)))
+    bank = MemoryBank(patches, torch.empty(90, device="meta"), torch.empty(90, dtype=torch.int64, device="meta"))
+    scores, positions = bank.highest(embeddings, bank.score(embeddings))  # of tensors without values none can be asked
+    assert (scores.device.type, scores.shape, positions.shape) == ("meta", (3,), (3,))

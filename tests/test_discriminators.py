@@ -109,8 +109,11 @@ def test_gaussian_is_exact_where_variances_differ_much(ratio: float, leading: in
 def test_gaussian_of_values_beyond_reason(images: int) -> None:
     patches = random_patches(2, images, 6).repeat(1, 1, 2)
     patches[1] *= 1e14
+    assert gaussian(patches, epsilon=0.01).isnan().tolist() == [[False] * images, [True] * images]
+    scores = noise_scores(patches.transpose(0, 1), ["gaussian"], NoiseSettings(), group_bytes=1)
+    assert next(scores)[0] == slice(0, 1)  # what can be computed comes all the same
     with pytest.raises(InputError, match=r"values up to \S+e\+14 cannot be computed"):
-        gaussian(patches, epsilon=0.01)
+        list(scores)
 
 
 def test_lof_by_hand() -> None:
@@ -277,8 +280,9 @@ def test_too_few_images(images: int) -> None:
         next(noise_scores(torch.zeros(images, 4, 3), ["nearest"], NoiseSettings()))
 
 
-def test_beside_the_cpu_distances_do_not_wait_for_the_host() -> None:
-    embeddings = torch.empty(12, 11, 8, dtype=torch.float16, device="meta")  # without values, none can be asked for
-    ((group, scores),) = noise_scores(embeddings, ["nearest", "lof"], NoiseSettings())
+@pytest.mark.parametrize("dim", [8, 80])
+def test_beside_the_cpu_groups_do_not_wait_for_the_host(dim: int) -> None:
+    embeddings = torch.empty(70, 11, dim, dtype=torch.float16, device="meta")  # without values, none can be asked for
+    group, scores = next(noise_scores(embeddings, tuple(DISCRIMINATORS), NoiseSettings()))
     assert group == slice(0, 11)
-    assert {(score.device.type, score.shape) for score in scores.values()} == {("meta", (12, 11))}
+    assert {(score.device.type, score.shape) for score in scores.values()} == {("meta", (70, 11))}

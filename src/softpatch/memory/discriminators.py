@@ -84,7 +84,7 @@ def gaussian(patches: Patches) -> Tensor:
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
     (XᵀX+λI)⁻¹ instead, D x D. Computed in double precision, there in single where tr Σ is at most 2500 ε, to a
-    relative 3e-5. Raises `InputError` for patches so large that even that does not tell K + λI from a singular matrix.
+    relative 3e-5. NaN for patches so large that even that does not tell K + λI from a singular matrix.
     """
     centred = patches.centred
     _, count, dim = centred.shape
@@ -93,16 +93,17 @@ def gaussian(patches: Patches) -> Tensor:
         centred = centred.double()
         each = torch.eye(count, dtype=centred.dtype, device=centred.device).expand(len(centred), count, count)
         # [K(K+λI)⁻¹]ᵢᵢ = 1 - λ[(K+λI)⁻¹]ᵢᵢ
-        leverages = 1 - ridge * _inverse_forms(centred @ centred.mT, ridge, each, patches)
+        leverages = 1 - ridge * _inverse_forms(centred @ centred.mT, ridge, each)
     else:
-        if patches.norms.sum(dim=1).amax() > _EXACT_IN_SINGLE * ridge:
+        # a GPU is not asked, since it would have to be waited for
+        if centred.device.type != "cpu" or patches.norms.sum(dim=1).amax() > _EXACT_IN_SINGLE * ridge:
             centred = centred.double()
-        leverages = _inverse_forms(centred.mT @ centred, ridge, centred, patches)
+        leverages = _inverse_forms(centred.mT @ centred, ridge, centred)
     return ((count - 1) * leverages.clamp_min(0)).sqrt().float()
 
 
-def _inverse_forms(matrices: Tensor, ridge: float, rows: Tensor, patches: Patches) -> Tensor:
-    """xᵀ(A+λI)⁻¹x of matrices A (B, n, n) of the patches and rows x (B, m, n): (B, m), and λ is added in place.
+def _inverse_forms(matrices: Tensor, ridge: float, rows: Tensor) -> Tensor:
+    """xᵀ(A+λI)⁻¹x of matrices A (B, n, n), which are overwritten, and rows x (B, m, n): (B, m), NaN where A+λI fails.
 
     That is ‖xᵀR⁻¹‖² with Cholesky's RᵀR = A+λI. A block of R's rows at a time, which leaves a smaller matrix and
     shorter rows. Only blocks on the diagonal are inverted, and all else are matrix products: much faster on some
@@ -121,12 +122,7 @@ def _inverse_forms(matrices: Tensor, ridge: float, rows: Tensor, patches: Patche
         right = inverses.mT @ matrices[:, :_BLOCK, _BLOCK:]
         matrices = matrices[:, _BLOCK:, _BLOCK:].baddbmm_(right.mT, right, alpha=-1)
         rows = torch.baddbmm(rows[:, :, _BLOCK:], whitened, right, alpha=-1)
-    if failed.any():
-        raise InputError(
-            f"the Gaussian of patches with values up to {float(patches.centred.abs().max()):.3g} cannot be computed; "
-            "the backbone's weights may be damaged, or need a larger gaussian_epsilon"
-        )
-    return forms
+    return forms.masked_fill(failed[:, None], torch.nan)
 
 
 def local_outlier_factor(patches: Patches) -> Tensor:
@@ -167,7 +163,8 @@ def noise_scores(
     """Score all patches, some positions at a time: yields the slice of positions and, by name, their scores (N, B).
 
     `embeddings` are (N, P, D). As many positions are taken at once as keep one group's N x N distances within
-    `group_bytes`, by default what suits the device. Raises `InputError` for an unknown name or fewer than 2 images.
+    `group_bytes`, by default what suits the device. Raises `InputError` for an unknown name or fewer than 2 images, and
+    in the end for scores that are not numbers: to ask group by group would make the host wait for a GPU.
     """
     check_discriminators(names)
     count, positions, _ = embeddings.shape
@@ -183,7 +180,16 @@ def noise_scores(
         return {name: DISCRIMINATORS[name](patches).T for name in names}
 
     each = single_threaded_workers().map if embeddings.device.type == "cpu" else map
-    yield from zip(groups, each(score, groups), strict=True)
+    failed = torch.zeros((), dtype=torch.bool, device=embeddings.device)
+    for group, scores in zip(groups, each(score, groups), strict=True):
+        for values in scores.values():
+            failed |= values.isnan().any()
+        yield group, scores
+    if failed:
+        raise InputError(
+            f"the noise scores of patches with values up to {float(embeddings.abs().max()):.3g} cannot be computed; "
+            "the backbone's weights may be damaged, or need a larger gaussian_epsilon"
+        )
 
 
 def _nearest_others(products: Tensor, norms: Tensor, part: slice, count: int) -> tuple[Tensor, Tensor]:
