@@ -73,14 +73,15 @@ class PatchDetector:
         return cls(classification, for_map.bank(embeddings_of(for_map.indices)))
 
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Score patch embeddings (N, P, D): image scores (N,), the positions of the patches that have them (N,), and
-        patch scores (N, P) for the anomaly map.
+        """Score patch embeddings (N, P, D).
 
+        Gives image scores (N,) float32, the positions (N,) int64 of the patches that have them, and patch scores (N, P)
+        float32 for the anomaly map.
         `owners` (N,) are given for training images, by their numbers: each is scored as if it had given no patch.
         """
         patch_scores = self.segmentation.score(embeddings, owners=owners)
         if self.segmentation is self.classification:
-            return patch_scores.amax(dim=1), patch_scores.argmax(dim=1), patch_scores
+            return *patch_scores.max(dim=1), patch_scores
         return *self.classification.highest(embeddings, patch_scores, owners=owners), patch_scores
 
     def to(self, device: torch.device) -> "PatchDetector":

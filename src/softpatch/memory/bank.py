@@ -54,11 +54,11 @@ class MemoryBank:
         Other scores (N, P), such as another bank's, tell where it is likeliest to be. Of most patches it then suffices
         to know a bank patch so near that they cannot have a higher score.
         """
-        positions = likeliest.topk(min(_LIKELIEST, likeliest.shape[1]), dim=1).indices
-        some = embeddings.gather(1, positions[:, :, None].expand(-1, -1, embeddings.shape[2]))
-        highest = self.score(some, owners=owners).amax(dim=1)
-        scores = self.score(embeddings, owners=owners, enough=highest * _SURELY_LESS)
-        return scores.amax(dim=1), scores.argmax(dim=1)
+        few = likeliest.topk(min(_LIKELIEST, likeliest.shape[1]), dim=1).indices
+        some = embeddings.gather(1, few[:, :, None].expand(-1, -1, embeddings.shape[2]))
+        known = self.score(some, owners=owners).amax(dim=1)
+        highest, positions = self.score(embeddings, owners=owners, enough=known * _SURELY_LESS).max(dim=1)
+        return highest, positions
 
     def to(self, device: torch.device) -> "MemoryBank":
         """The same bank on another device."""

@@ -83,8 +83,8 @@ def gaussian(patches: Patches) -> Tensor:
 
     The covariance is Σ + εI. It is never inverted: with X the centred patches and λ = (N-1)ε, the squared distance
     is (N-1)·[K(K+λI)⁻¹]ᵢᵢ with K = XXᵀ, one N x N Cholesky factorisation; where N > D it is the row of X against
-    (XᵀX+λI)⁻¹ instead, D x D. Computed in double precision, there in single where tr Σ is at most 2500 ε, to a
-    relative 3e-5. NaN for patches so large that even that does not tell K + λI from a singular matrix.
+    (XᵀX+λI)⁻¹ instead, D x D. Computed in double precision, there on a CPU in single where tr Σ is at most 2500 ε,
+    to a relative 3e-5. NaN for patches so large that even that does not tell K + λI from a singular matrix.
     """
     centred = patches.centred
     _, count, dim = centred.shape
