@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from softpatch.bench import cflow, igd, padim, runner, summary
+from softpatch.bench import cflow, igd, mutual, padim, runner, summary
 from softpatch.bench.figures import draw_figures
 from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import append_row, finished, mend, read_rows, task_key
@@ -45,8 +46,8 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
     ("values", "said"),
     [
         ({"nose": 0.1}, "a task has no 'nose'; it has data, category, method, protocol, noise_ratio"),
-        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, igd, patchcore"),
-        ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap"),
+        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, igd, musc, meds, patchcore"),
+        ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap, overlap-distinct"),
         ({"layout": "voc"}, "layout is 'voc'; choose from folder, mvtec"),
         ({"noise_ratio": 0.1, "protocol": "clean"}, "noise_ratio is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
         ({"noise_ratio": 0, "protocol": "overlap"}, "noise_ratio is 0 in the protocol 'overlap'"),
@@ -254,6 +255,21 @@ def test_a_damaged_row_file_is_refused(tmp_path: Path) -> None:
     mend(path)
     append_row(path, {"a": 1})
     assert read_rows(path) == [{"a": 1}]
+
+
+@pytest.mark.parametrize("images", [1, 4, 7, 24, 36])
+def test_meds_is_the_mean_over_all_memories(images: int) -> None:
+    distances = torch.rand(2, 3, images, generator=torch.Generator().manual_seed(images))
+    size = max(1, round(mutual.MEMORY_SHARE * images))
+    memories = [distances[:, :, list(chosen)].amin(dim=2) for chosen in combinations(range(images), size)]
+    expected = torch.stack(memories).mean(dim=0)
+    assert torch.allclose(mutual.mean_over_memories(distances), expected, rtol=1e-5)
+
+
+def test_musc_is_the_mean_of_the_nearest() -> None:
+    distances = torch.tensor([9.0, 1, 7, 2, 6, 3, 8, 5, 4, 10]).view(1, 1, 10)
+    assert mutual.mean_of_nearest(distances).tolist() == [[2.0]]
+    assert mutual.mean_of_nearest(distances[:, :, :2]).tolist() == [[1.0]]
 
 
 def test_padim_is_a_gaussian_per_position() -> None:

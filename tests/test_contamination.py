@@ -62,6 +62,17 @@ def test_overlap_adds_copies_and_keeps_the_test_set() -> None:
     assert len({ref.name for ref in split.train}) == 30
 
 
+def test_distinct_overlap_adds_each_anomalous_image_at_most_once() -> None:
+    given = dataset(20, 3, 8)
+    plain = contaminate(given, protocol="overlap", noise_ratio=1, seed=3)
+    for ratio, count in ((0.25, 5), (0.4, 8), (1, 8)):
+        split = contaminate(given, protocol="overlap-distinct", noise_ratio=ratio, seed=3)
+        assert split.test == given.test
+        assert len(set(split.injected)) == len(split.injected) == count
+        assert split.injected == plain.injected[:count]
+        assert [ref.name for ref in split.train[20:]] == [f"{name} (copy 1)" for name in split.injected]
+
+
 @pytest.mark.parametrize(
     ("ratio", "train", "count"),
     [
@@ -107,7 +118,7 @@ def test_the_largest_ratio_is_told_and_works(train: int, anomalous: int) -> None
 @pytest.mark.parametrize(
     ("protocol", "ratio", "seed", "message"),
     [
-        ("mixed", 0.1, 0, "protocol 'mixed' is unknown; choose clean, no-overlap, overlap"),
+        ("mixed", 0.1, 0, "protocol 'mixed' is unknown; choose clean, no-overlap, overlap, overlap-distinct"),
         ("overlap", 1.01, 0, "noise_ratio is 1.01; it lies between 0 and 1"),
         ("overlap", -0.1, 0, "noise_ratio is -0.1"),
         ("overlap", math.nan, 0, "noise_ratio is nan"),

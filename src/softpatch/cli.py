@@ -249,7 +249,9 @@ def bench_run(
     layout: Layout = "auto",
     category: Category = None,
     method: Annotated[str | None, typer.Option(help="A method, such as softpatch+, patchcore or padim.")] = None,
-    protocol: Annotated[str, typer.Option(help="Contamination: clean, no-overlap or overlap.")] = "overlap",
+    protocol: Annotated[
+        str, typer.Option(help="Contamination: clean, no-overlap, overlap or overlap-distinct.")
+    ] = "overlap",
     noise: Annotated[
         float | None, typer.Option(help="Anomalous images added, over good training images; 0.1, or 0 if clean.")
     ] = None,

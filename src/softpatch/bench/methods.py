@@ -17,7 +17,7 @@ class Method:
     """A method: the preset and the settings that it begins with, and how it is run.
 
     `run` is "patches" for the PatchCore family, "images" where whole images are dropped before PatchCore is fitted, or
-    a competitor's module. With `clean_training` it learns from the good images alone, whatever the protocol.
+    a competitor's name. With `clean_training` it learns from the good images alone, whatever the protocol.
     """
 
     preset: str
@@ -39,6 +39,8 @@ METHODS: dict[str, Method] = {
     "padim": Method("patchcore", run="padim"),
     "cflow": Method("patchcore", run="cflow"),
     "igd": Method("patchcore", run="igd"),
+    "musc": Method("patchcore", run="musc"),
+    "meds": Method("patchcore", run="meds"),
     "patchcore": Method("patchcore"),
     "upper-bound": Method("patchcore", clean_training=True),
     **{
@@ -55,4 +57,4 @@ METHODS: dict[str, Method] = {
         for name in _DISCRIMINATORS
     },
 }
-"""In the order of the paper's tables."""
+"""In the order of the paper's tables, what came after it behind its competitors."""

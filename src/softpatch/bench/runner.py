@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softpatch.bench import cflow, family, igd, padim
+from softpatch.bench import cflow, family, igd, mutual, padim
 from softpatch.bench.features import Features
 from softpatch.bench.machine import forget_peak, machine, peak_memory
 from softpatch.bench.methods import METHODS
@@ -37,6 +37,8 @@ from softpatch.features.embedding import patch_embeddings
 from softpatch.features.weights import PRETRAINED, RANDOM
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
+
+_MUTUAL = {"musc": mutual.mean_of_nearest, "meds": mutual.mean_over_memories}
 
 
 def run_tasks(
@@ -73,7 +75,7 @@ def _shared(task: Task) -> tuple[str, ...]:
     settings = task.detector_settings()
     framing = (settings.resize, settings.crop, settings.embedding_dim, settings.layers)
     run = METHODS[task.method].run
-    run = "" if run == "images" else run
+    run = "" if run in ("images", *_MUTUAL) else run
     seed = task.seed if run == "padim" or task.weights == RANDOM else ""  # of PaDiM's channels or the network
     return (task.data, task.layout, task.category, task.backbone, task.weights, *map(str, (*framing, seed)), run)
 
@@ -222,6 +224,8 @@ def _run(task: Task, split: ContaminatedSplit, features: Features, settings: Set
     if run in ("cflow", "igd"):
         trained = cflow.run if run == "cflow" else igd.run
         return trained(split, features, settings, task.budget, progress=progress)
+    if run in _MUTUAL:
+        return mutual.run(split, features, settings, _MUTUAL[run], progress=progress)
     return family.run(split, features, settings, drop_images=run == "images", progress=progress)
 
 

@@ -3,6 +3,8 @@
 - `clean`: nothing is added; the upper bound.
 - `no-overlap`: anomalous test images move into training and leave the test set.
 - `overlap`: they stay in the test set; what enters training is a copy, slightly turned, shifted and noisy.
+- `overlap-distinct`: the same, with each anomalous image at most once, so that a ratio is reached only as far as
+  there are such images (as in MeDS, arXiv 2605.26676).
 
 Every good training image stays. Reference: Wang et al., "SoftPatch+: Fully Unsupervised Anomaly
 Classification and Segmentation".
@@ -23,7 +25,7 @@ from softpatch.data.images import ImageRef, read_image
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.errors import InputError
 
-PROTOCOLS = ("clean", "no-overlap", "overlap")
+PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 MAX_DEGREES = 3.0
 MAX_SHIFT = 0.03
 """The largest shift, as a share of the image's side."""
@@ -79,9 +81,9 @@ class Augmentation:
 def contaminate(dataset: Dataset, *, protocol: str, noise_ratio: float, seed: int) -> ContaminatedSplit:
     """Add floor(`noise_ratio` x training images) anomalous test images to the training set.
 
-    `protocol` is one of `PROTOCOLS`. `seed` alone decides which images are drawn and how copies are
-    disturbed; with the same seed a smaller ratio draws a part of what a larger one draws. Images that the
-    dataset itself labels anomalous in `train` stay there, in every protocol.
+    `protocol` is one of `PROTOCOLS`; "overlap-distinct" adds no more than there are. `seed` alone decides which images
+    are drawn and how copies are disturbed; with the same seed a smaller ratio draws a part of what a larger one draws.
+    Images that the dataset itself labels anomalous in `train` stay there, in every protocol.
 
     Raises `InputError` for an unknown protocol, a ratio outside [0, 1] or not 0 in `clean`, a negative seed,
     and a ratio that asks for more anomalous images than the test set can give.
@@ -95,6 +97,8 @@ def contaminate(dataset: Dataset, *, protocol: str, noise_ratio: float, seed: in
     if protocol == "no-overlap" and 0 < len(anomalous) <= count:
         raise InputError(_too_many(noise_ratio, count, len(anomalous), len(dataset.train)))
 
+    if protocol == "overlap-distinct":
+        count = min(count, len(anomalous))
     drawn = _draw(anomalous, count, seed)
     test = dataset.test
     if protocol == "no-overlap":
