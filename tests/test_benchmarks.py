@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
 import gpu
 import performance
+import robust
 from performance import Row, cached_norms_loop, fallen
 
 from softpatch.memory.coreset import greedy_coreset
@@ -44,3 +45,68 @@ def test_a_ratio_that_fell_is_told() -> None:
     assert fallen([row], {row.key: 2.0 / performance.BAND - 0.1}) == []
     assert fallen([row], {row.key: 4.0}) == ["search; brute force: 2.00 times faster, it was 4.00"]
     assert fallen([row], {}) == []
+
+
+def test_repeated_defects_lose_their_company() -> None:
+    """Ten good images alike, and two with the same defect, which are each other's nearest image."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, 20, 6, generator=generator) + 0.1 * torch.randn(12, 20, 6, generator=generator)
+    images[10:, :10] += 5
+    among = torch.cdist(images[:, None], images[None]).amin(dim=3).mT  # (12, 20, 12)
+    among.diagonal(dim1=0, dim2=2).fill_(torch.inf)
+    left = robust.concentrate(among)
+    assert left[1.0].tolist() == list(range(12))
+    assert {10, 11}.isdisjoint(left[0.8].tolist())
+    assert len(left[0.5]) == 6
+
+
+def test_excess_is_the_share_that_a_good_folder_does_not_explain() -> None:
+    generator = torch.Generator().manual_seed(0)
+    good = (0.1 * torch.randn(3000, generator=generator)).exp()
+    anomalous = 3 * torch.ones(1000)
+    assert robust.excess(good, longer_above=1) < 0.03
+    assert robust.excess(torch.cat([good, anomalous]), longer_above=1) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_robust_laboratory_from_images_to_the_table(
+    plate_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cache, rows = tmp_path / "cache", tmp_path / "rows.jsonl"
+    ideas = ["all patches", "k = 2", "trusted 75%", "trusted by estimate", "softpatch+"]
+    for words in (
+        ["prepare", str(plate_folder), "--cache", str(cache)],
+        ["judge", "--cache", str(cache), "-o", str(rows), "--ideas", *ideas],
+        ["table", "-o", str(rows)],
+    ):
+        monkeypatch.setattr(sys, "argv", ["robust.py", *words])
+        robust.main()
+    measured = [json.loads(line) for line in rows.read_text().splitlines()]
+    found = {(row["protocol"], row["noise_ratio"], row["idea"]): row for row in measured}
+    assert len(found) == len(robust.CONDITIONS) * (len(ideas) + 1)
+    clean = found["clean", 0.0, "bound"], found["clean", 0.0, "all patches"]
+    assert clean[0]["image_auroc"] == clean[1]["image_auroc"] > 0.9
+    (case,) = (case for *_, case in robust.cases(cache, "plates-builtin-v1-0", {("overlap", 0.4)}))
+    assert case.injected.tolist() == [False] * 13 + [True] * 5
+    assert case.among[torch.arange(18), :, torch.arange(18)].isinf().all()
+    assert "| k = 2 |" in capsys.readouterr().out
+
+
+def test_what_the_other_sets_choose_is_read_on_this_one() -> None:
+    scores = {"a": {"bound": 0.9, "one": 0.9, "two": 0.8}, "b": {"bound": 0.9, "one": 0.7, "two": 0.85}}
+    rows = [
+        {
+            "set": name,
+            "protocol": protocol,
+            "noise_ratio": ratio,
+            "idea": idea,
+            "image_auroc": value,
+            "pixel_auroc": None,
+        }
+        for name, ideas in scores.items()
+        for idea, value in ideas.items()
+        for protocol, ratio in robust.CONDITIONS
+    ]
+    lines = robust.table(rows).splitlines()
+    assert "| one | " + " | ".join(["0.100 / 0.200"] * 7) + " |" in lines
+    assert "| a | two | 0.100 | 0.000 |" in lines
+    assert "| b | one | 0.200 | 0.050 |" in lines
