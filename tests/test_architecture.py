@@ -17,7 +17,7 @@ FLOORS = [
     {"results"},
     {"features"},
     {"memory"},
-    {"memory_budget"},
+    {"memory_budget", "symmetry"},
     {"passes"},
     {"scoring"},
     {"detector"},

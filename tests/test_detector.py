@@ -13,6 +13,7 @@ from softpatch.data.images import SkippedImage
 from softpatch.detector import PatchDetector
 from softpatch.errors import InputError
 from softpatch.features.backbone import torch_device
+from softpatch.symmetry import GROUPS
 
 SMALL = {"projected_dim": 8, "coreset_ratio": 0.25}
 
@@ -167,3 +168,34 @@ def test_cuda_gives_the_same_scores(fitted, good_images, defective_images) -> No
     other = tiny_softpatch(device="cuda").fit(np.concatenate([good_images, defective_images[:1]]))
     for one, two in zip(fitted.predict(defective_images), other.predict(defective_images), strict=True):
         assert one.image_score == pytest.approx(two.image_score, rel=1e-2)
+
+
+def test_copies_are_trusted_as_what_they_show() -> None:
+    """A product in any of four turns: copies are owned by their image, and dropped where it is."""
+    generator = torch.Generator().manual_seed(0)
+    group = GROUPS[1]
+    part = torch.randn(4, 4, 6, generator=generator)
+    ways = [torch.rot90(part, i % 4, (0, 1)) for i in range(24)]
+    images = torch.stack(ways) + 0.1 * torch.randn(24, 4, 4, 6, generator=generator)
+    images[20, 0, 0] += 20  # a defect in a corner
+    embeddings = torch.stack([torch.rot90(images, turns, (1, 2)) for turns, _ in group], dim=1)  # (24, 4, 4, 4, 6)
+    chosen = settings("softpatch+", coreset_ratio=0.5, segmentation_discard_fraction=None)
+    detector = PatchDetector.fit(embeddings.view(96, 16, 6).half(), chosen, symmetries=group)
+    bank = detector.classification
+    assert len(bank.patches) == 24 * 16 / 2  # as large as without copies
+    assert set(bank.owners.tolist()) == set(range(24))
+    assert bank.patches.float().abs().max() < 10
+    assert detector.score(images[20].view(1, 16, 6).half())[0] > 3 * detector.score(images[0].view(1, 16, 6).half())[0]
+
+
+def test_symmetries_are_found_and_learned_from(good_images: np.ndarray) -> None:
+    plain, found = (
+        tiny_softpatch(backbone="builtin-v1", weights="pretrained", symmetries=asked).fit(good_images).detector
+        for asked in ("none", "find")
+    )
+    assert plain.copies == 1 < found.copies  # the plate's dots lie alike
+    assert len(found.banks.classification.patches) == len(plain.banks.classification.patches)
+    assert set(found.banks.classification.owners.tolist()) <= set(range(12))
+    assert not torch.equal(found.banks.classification.patches, plain.banks.classification.patches)
+    with pytest.raises(InputError, match="symmetries 'all' is unknown; choose from none, find"):
+        tiny_softpatch(symmetries="all")

@@ -61,6 +61,7 @@ def test_header_says_everything(model: Path) -> None:
     header = header_of(model)
     assert header["format_version"] == 1
     assert header["training_images"] == 13
+    assert header["copies"] == 1
     assert header["backbone"]["name"] == "resnet18"
     assert len(header["backbone"]["digest"]) == 64
     assert header["settings"]["lof_neighbors"] == 6
@@ -129,6 +130,7 @@ def test_senseless_header(model: Path, header: str) -> None:
         ({"grid": [4, 8]}, "does not belong to its backbone"),
         ({"threshold": 10**400}, "not a sensible"),
         ({"training_images": True}, "training_images is True"),
+        ({"copies": 1.5}, "copies is 1.5"),
         ({"settings": {"backbone": "resnet18", "colour": 1}}, "colour"),
         ({"settings": {"backbone": "resnet18", "crop": "64"}}, "crop is '64'"),
         ({"settings": {"backbone": "resnet34"}}, "'resnet18' in one place and 'resnet34' in another"),

@@ -54,6 +54,9 @@ def fit(
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
     crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    symmetries: Annotated[
+        str, typer.Option(help="find: learn from turned and mirrored copies, where the product looks the same so.")
+    ] = Settings.symmetries,
     coreset_ratio: CoresetRatio = Settings.coreset_ratio,
     false_alarm_rate: FalseAlarmRate = Settings.false_alarm_rate,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = Settings.seed,
@@ -80,6 +83,7 @@ def fit(
         layers=None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
         resize=resize,
         crop=crop,
+        symmetries=symmetries,
         coreset_ratio=coreset_ratio,
         false_alarm_rate=false_alarm_rate,
         seed=seed,
@@ -106,6 +110,10 @@ def fit(
     fitted = detector.detector
     if fitted.training_images < _FEW_IMAGES:
         say(f"Note: {fitted.training_images} images are few; take {_FEW_IMAGES} or more for a threshold to rely on.")
+    if fitted.copies > 1:
+        say(f"Note: the product has symmetries; {fitted.copies} copies of each image, turned or mirrored, were used.")
+    elif symmetries == "find":
+        say("Note: no symmetries of the product were found; images were learned from as they are.")
     print(f"{printable(str(output))}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
 
 

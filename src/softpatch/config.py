@@ -10,6 +10,7 @@ from softpatch.errors import InputError
 WEIGHT_RULES = ("clipped", "literal", "none")
 DISCARD_RULES = ("adaptive", "fixed")
 RANK_SCOPES = ("position", "image set")
+SYMMETRIES = ("none", "find")
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Settings:
 
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
+        symmetries: with "find", turned and mirrored copies of the images are learned from where the product is found
+        to look the same so; with "none" they are not.
     Features:
         backbone: "builtin-v1", which comes with the package, or a timm model's name (the paper's is
         "wide_resnet50_2"). layers: its layers, None for those of stride 8 and 16. weights: "pretrained", a file, or
@@ -43,6 +46,7 @@ class Settings:
 
     resize: int = 256
     crop: int = 224
+    symmetries: str = "none"
     backbone: str = "builtin-v1"
     layers: tuple[str, ...] | None = None
     weights: str = "pretrained"
@@ -68,6 +72,7 @@ class Settings:
         _check_types(self)
         _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
         _one_of("discard_rule", self.discard_rule, DISCARD_RULES)
+        _one_of("symmetries", self.symmetries, SYMMETRIES)
         _one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("resize", self.resize, 32, 16384)
         _within("crop", self.crop, 32, self.resize)

@@ -31,6 +31,7 @@ from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import decision_threshold
+from softpatch.symmetry import NONE, Symmetry, turned_positions
 from softpatch.threads import one_ahead
 
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
@@ -47,8 +48,17 @@ class PatchDetector:
     segmentation: MemoryBank
 
     @classmethod
-    def fit(cls, embeddings: Tensor, settings: Settings, *, progress: Progress = silent) -> "PatchDetector":
-        """Learn from the patch embeddings (N, P, D) float16 of N contaminated training images.
+    def fit(
+        cls,
+        embeddings: Tensor,
+        settings: Settings,
+        *,
+        symmetries: Sequence[Symmetry] = NONE,
+        progress: Progress = silent,
+    ) -> "PatchDetector":
+        """Learn from the patch embeddings (N·G, P, D) float16 of the copies that G `symmetries` make of N images.
+
+        Some of the images may be anomalous.
 
         Raises `InputError` for another shape or dtype, values that are not finite numbers, and fewer images than the
         discriminators need.
@@ -56,10 +66,11 @@ class PatchDetector:
         if embeddings.ndim != 3 or embeddings.dtype != torch.float16 or not embeddings.isfinite().all():
             shape, dtype = tuple(embeddings.shape), embeddings.dtype
             raise InputError(f"patch embeddings are finite float16 (N, P, D), not {shape} {dtype}")
-        _need_images(len(embeddings), settings)
+        _need_images(len(embeddings) // len(symmetries), settings)
         projected = project(embeddings, settings.projected_dim, settings.seed)
         patches = embeddings.flatten(0, 1)
-        return cls.of(choose_banks(projected, settings, progress=progress), lambda chosen: patches[chosen])
+        chosen = choose_banks(projected, settings, symmetries=symmetries, progress=progress)
+        return cls.of(chosen, lambda chosen: patches[chosen])
 
     @classmethod
     def of(
@@ -92,16 +103,30 @@ class PatchDetector:
 
 
 def choose_banks(
-    projected: Tensor, settings: Settings, *, progress: Progress = silent
+    projected: Tensor,
+    settings: Settings,
+    *,
+    symmetries: Sequence[Symmetry] = NONE,
+    progress: Progress = silent,
 ) -> tuple[ChosenPatches, ChosenPatches]:
-    """Choose the patches for the image score's bank and for the map's, from projected embeddings (N, P, d) float16."""
-    noise = judge_patches(projected, settings, progress=progress)
+    """Choose the patches for the image score's bank and for the map's, from projected embeddings (N·G, P, d) float16.
+
+    They are of the copies that G `symmetries` make of each of N images, the image itself first. Noise is judged among
+    the images themselves, since a defect must not find its own copies; a copy's patch is trusted as what it shows.
+    """
+    copies = len(symmetries)
+    noise = judge_patches(projected[::copies], settings, progress=progress)
+    fused, weights = noise.fused, noise.weights
+    if copies > 1:
+        places = turned_positions(symmetries, projected.shape[1]).to(projected.device)
+        fused, weights = fused[:, places].flatten(0, 1), weights[:, places].flatten(0, 1)  # (N·G, P)
 
     def choose(discard_fraction: float) -> ChosenPatches:
         return choose_patches(
             projected,
-            kept_patches(noise.fused, discard_fraction),
-            noise.weights,
+            kept_patches(fused, discard_fraction),
+            weights,
+            copies=copies,
             coreset_ratio=settings.coreset_ratio,
             max_bank_size=settings.max_bank_size,
             progress=progress,
@@ -116,7 +141,8 @@ def choose_banks(
 class Detector:
     """A fitted detector: images in, predictions out.
 
-    `grid` is the patch grid (H, W). `threshold` applies to image scores, `map_threshold` to anomaly maps.
+    `grid` is the patch grid (H, W). `threshold` applies to image scores, `map_threshold` to anomaly maps. Of each of
+    the `training_images` so many `copies` were learned from, turned and mirrored; 1 is the image alone.
     """
 
     settings: Settings
@@ -127,6 +153,7 @@ class Detector:
     threshold: float
     map_threshold: float
     training_images: int
+    copies: int
 
     @classmethod
     def fit(
@@ -163,9 +190,11 @@ class Detector:
         with TemporaryDirectory(prefix="softpatch-", ignore_cleanup_errors=True) as folder:
             seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
             _need_images(len(seen.refs), settings)
-            chosen = choose_banks(seen.projected, settings, progress=progress)
-            numbers, positions = calibration_images(len(seen.refs)), seen.projected.shape[1]
-            calibration = (numbers[:, None] * positions + torch.arange(positions)).flatten().to(seen.projected.device)
+            copies, positions = len(seen.symmetries), seen.projected.shape[1]
+            chosen = choose_banks(seen.projected, settings, symmetries=seen.symmetries, progress=progress)
+            numbers = calibration_images(len(seen.refs))
+            calibration = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten()
+            calibration = calibration.to(seen.projected.device)
             needed = torch.unique(torch.cat([calibration, *(bank.indices for bank in chosen)]))
             patches = full_embeddings(seen, needed, backbone, settings, runtime, progress=progress)
 
@@ -177,7 +206,8 @@ class Detector:
         image_scores, map_peaks = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         rate = settings.false_alarm_rate
         thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
-        return cls(settings, runtime, backbone, banks, seen.grid, *thresholds, training_images=len(seen.refs))
+        counts = len(seen.refs), copies
+        return cls(settings, runtime, backbone, banks, seen.grid, *thresholds, *counts)
 
     def predict(
         self,

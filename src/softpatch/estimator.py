@@ -35,6 +35,7 @@ class SoftPatch:
         preset: str = "softpatch+",
         resize: int | None = None,
         crop: int | None = None,
+        symmetries: str | None = None,
         backbone: str | None = None,
         layers: Sequence[str] | None = None,
         weights: str | Path | None = None,
@@ -66,6 +67,7 @@ class SoftPatch:
             {
                 "resize": resize,
                 "crop": crop,
+                "symmetries": symmetries,
                 "backbone": backbone,
                 "layers": layers,
                 "weights": None if weights is None else resolve_weights(weights),

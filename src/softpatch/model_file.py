@@ -64,6 +64,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "threshold": detector.threshold,
         "map_threshold": detector.map_threshold,
         "training_images": detector.training_images,
+        "copies": detector.copies,
     }
     header["digest"] = _digest(header, tensors)
     with replacing(path) as temporary:
@@ -90,7 +91,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
         rows, columns = (_whole(side, "grid") for side in header["grid"])
         threshold = _number(header["threshold"], "threshold")
         map_threshold = _number(header["map_threshold"], "map_threshold")
-        training_images = _whole(header["training_images"], "training_images")
+        counts = tuple(_whole(header[name], name) for name in ("training_images", "copies"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
     device = torch_device(runtime.device)
@@ -115,7 +116,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
     banks = PatchDetector(classification, segmentation).to(device)
     if embedding_shape(backbone, settings) != ((rows, columns), classification.patches.shape[1]):
         raise ModelFileError(f"{path} holds a bank or a grid that does not belong to its backbone {name!r}; fit anew")
-    return Detector(settings, runtime, backbone, banks, (rows, columns), threshold, map_threshold, training_images)
+    return Detector(settings, runtime, backbone, banks, (rows, columns), threshold, map_threshold, *counts)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

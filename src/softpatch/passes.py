@@ -21,6 +21,7 @@ from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.projection import project
 from softpatch.memory_budget import embedding_store, fit_memory
 from softpatch.progress import Progress
+from softpatch.symmetry import NONE, SAMPLE, Symmetry, find_symmetries, transform
 
 
 def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, int], int]:
@@ -32,11 +33,13 @@ def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the first pass found: the images that could be read, their `projected` embeddings (N, P, d) float16, the
-    patch grid (H, W), and the size D of the full embeddings."""
+    """What the first pass found: the N images that could be read, `projected` embeddings (N·G, P, d) float16 of the
+    copies that the G `symmetries` make of each, the image itself first, the patch grid (H, W), and the size D of the
+    full embeddings."""
 
     refs: list[ImageRef]
     projected: Tensor
+    symmetries: tuple[Symmetry, ...]
     grid: tuple[int, int]
     dim: int
 
@@ -58,20 +61,51 @@ def first_pass(
     """
     grid, dim = embedding_shape(backbone, settings)
     weights = sum(weight.numel() * weight.element_size() for weight in backbone.network.parameters())
-    need = fit_memory(len(refs), prod(grid), dim, settings, weights)
+    symmetries = product_symmetries(refs, backbone, settings, runtime)
+    copies = len(symmetries)
+    need = fit_memory(len(refs) * copies, prod(grid), dim, settings, weights)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: list[ImageRef] = []
-    for batch, embeddings in _embedded(refs, backbone, settings, runtime, on_skip):
-        projected[len(usable) : len(usable) + len(batch)] = project(embeddings, settings.projected_dim, settings.seed)
+    for batch, embeddings in _embedded(refs, symmetries, backbone, settings, runtime, on_skip):
+        part = slice(len(usable) * copies, (len(usable) + len(batch)) * copies)
+        projected[part] = project(embeddings, settings.projected_dim, settings.seed)
         usable += batch
         progress("patch embeddings", len(usable), len(refs))
-    return Seen(usable, projected[: len(usable)], grid, dim)
+    return Seen(usable, projected[: len(usable) * copies], symmetries, grid, dim)
+
+
+def product_symmetries(
+    refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
+) -> tuple[Symmetry, ...]:
+    """The product's symmetries, as a sample of the training images shows them where `settings` ask for it.
+
+    Unreadable images are passed over: they are told of when all are read.
+    """
+    if settings.symmetries == "none":
+        return NONE
+    framing = Framing(settings.resize, settings.crop)
+    sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE)).long()]
+    batches = read_in_batches(
+        sample, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=lambda _: None
+    )
+    images = [batch for _, _, batch in batches]
+    if not images:
+        return NONE
+
+    def embed(images: Tensor) -> Tensor:
+        parts = [
+            patch_embeddings(backbone.feature_maps(part), settings.embedding_dim)
+            for part in torch.split(images, runtime.batch_size)
+        ]
+        return project(torch.cat(parts), settings.projected_dim, settings.seed)
+
+    return find_symmetries(torch.cat(images), embed, len(refs))
 
 
 def full_embeddings(
     seen: Seen, needed: Tensor, backbone: Backbone, settings: Settings, runtime: Runtime, *, progress: Progress
 ) -> Tensor:
-    """Embeddings (n, D) float16 of the patches `needed` (n,), int64 indices into all N·P that rise.
+    """Embeddings (n, D) float16 of the patches `needed` (n,), int64 indices into all N·G·P that rise.
 
     Where projecting lost nothing they are at hand; else the images are looked at a second time.
     """
@@ -79,10 +113,11 @@ def full_embeddings(
     if seen.projected.shape[2] == seen.dim:
         return seen.projected.flatten(0, 1)[needed]
     found = torch.empty(len(needed), seen.dim, dtype=torch.float16, device=needed.device)
-    for batch, embeddings in _embedded(seen.refs, backbone, settings, runtime, None):
-        bounds = torch.tensor([done, done + len(batch)]) * positions
+    of_image = positions * len(seen.symmetries)
+    for batch, embeddings in _embedded(seen.refs, seen.symmetries, backbone, settings, runtime, None):
+        bounds = torch.tensor([done, done + len(batch)]) * of_image
         first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
-        chosen = (needed[first:after] - done * positions).to(embeddings.device)
+        chosen = (needed[first:after] - done * of_image).to(embeddings.device)
         found[first:after] = embeddings.flatten(0, 1)[chosen]
         done += len(batch)
         progress("patches of the bank", done, len(seen.refs))
@@ -91,14 +126,19 @@ def full_embeddings(
 
 def _embedded(
     refs: Sequence[ImageRef],
+    symmetries: tuple[Symmetry, ...],
     backbone: Backbone,
     settings: Settings,
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
 ) -> Iterator[tuple[list[ImageRef], Tensor]]:
-    """Batch by batch: images, and their patch embeddings (B, P, D) float16."""
+    """Batch by batch: images, and the patch embeddings (B·G, P, D) float16 of their copies."""
     framing = Framing(settings.resize, settings.crop)
     for batch, _, images in read_in_batches(
         refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip
     ):
-        yield list(batch), patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
+        copies = [
+            patch_embeddings(backbone.feature_maps(transform(images, symmetry)), settings.embedding_dim)
+            for symmetry in symmetries
+        ]
+        yield list(batch), torch.stack(copies, dim=1).flatten(0, 1)

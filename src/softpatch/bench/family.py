@@ -1,7 +1,9 @@
 """PatchCore, SoftPatch and SoftPatch+, and PatchCore after whole images were dropped."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,11 +12,14 @@ from softpatch.bench.features import Features
 from softpatch.bench.outcome import Outcome
 from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
+from softpatch.data.images import ImageRef
 from softpatch.detector import PatchDetector
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
+from softpatch.passes import product_symmetries
 from softpatch.progress import Progress
 from softpatch.scoring.anomaly_map import anomaly_maps
+from softpatch.symmetry import Symmetry, transform
 
 _BATCH = 16
 
@@ -27,12 +32,15 @@ def run(
     With `drop_images` those that are noisiest are left out, as large a share as `settings.discard_fraction`, and the
     rest is learned from as PatchCore does (the image-level denoising of section 5.3.3).
     """
-    train = features.of(split.train, settings.seed, progress=progress)
+    symmetries = product_symmetries(split.train, features.backbone, settings, features.runtime)
+    copies = [copy for ref in split.train for copy in symmetric_copies(ref, symmetries)]
+    train = features.of(copies, settings.seed, progress=progress)
+    looking = features.seconds_per_image * (len(copies) - len(split.train))
     began = time.perf_counter()
     if drop_images:
         train = train[quiet_images(train, settings)]
         settings = replace(settings, **PRESETS["patchcore"])
-    detector = PatchDetector.fit(train, settings, progress=progress)
+    detector = PatchDetector.fit(train, settings, symmetries=symmetries, progress=progress)
     fitted = time.perf_counter()
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
     looked = time.perf_counter()
@@ -44,7 +52,21 @@ def run(
         maps += list(anomaly_maps(grids, settings.crop, settings.smoothing_sigma).numpy())
         progress("predict", len(maps), len(test))
     ended = time.perf_counter()
-    return Outcome(torch.cat(scores).numpy(), maps, fitted - began, ended - looked)
+    return Outcome(torch.cat(scores).numpy(), maps, looking + fitted - began, ended - looked)
+
+
+def symmetric_copies(ref: ImageRef, symmetries: Sequence[Symmetry]) -> list[ImageRef]:
+    """An image, turned and mirrored: one copy for each symmetry, of which the first leaves it as it is."""
+    names = (
+        f"{ref.name} (mirrored, {turns} quarter turns)" if mirrored else f"{ref.name} ({turns} quarter turns)"
+        for turns, mirrored in symmetries[1:]
+    )
+    copies = zip(names, symmetries[1:], strict=True)
+    return [ref, *(ImageRef(name, partial(_read_copy, ref, symmetry)) for name, symmetry in copies)]
+
+
+def _read_copy(ref: ImageRef, symmetry: Symmetry) -> Tensor:
+    return transform(ref.read(), symmetry)
 
 
 def quiet_images(embeddings: Tensor, settings: Settings) -> Tensor:

@@ -48,6 +48,7 @@ METHODS: dict[str, Method] = {
         for name in _DISCRIMINATORS
     },
     "softpatch+": Method("softpatch+"),
+    "softpatch+symmetries": Method("softpatch+", {"symmetries": "find"}),
     "softpatch+paper": Method("softpatch+", {"discard_rule": "fixed", "weight_rule": "literal"}),
     **_fusions(),
     **{

@@ -83,6 +83,7 @@ def choose_patches(
     kept: Tensor,
     weights: Tensor,
     *,
+    copies: int = 1,
     coreset_ratio: float,
     max_bank_size: int,
     progress: Progress = silent,
@@ -90,10 +91,10 @@ def choose_patches(
     """Draw the coreset from the kept patches only.
 
     `projected` (N, P, d) float16 describe all patches, `kept` holds indices into the N·P of them, `weights` is (N, P).
-    M = ⌊coreset_ratio · N·P⌋ patches are chosen, at least 1, at most `max_bank_size` and all distinct ones of those
-    kept.
+    M = ⌊coreset_ratio · N·P / copies⌋ patches are chosen, at least 1, at most `max_bank_size` and all distinct ones of
+    those kept. Their owners are numbers of images, of which every `copies` of the N show the same.
     """
     count, positions, dim = projected.shape
-    size = min(max_bank_size, max(1, int(coreset_ratio * count * positions + 1e-9)))
+    size = min(max_bank_size, max(1, int(coreset_ratio * count * positions / copies + 1e-9)))
     chosen = greedy_coreset(projected.view(count * positions, dim), kept, size, progress=progress)
-    return ChosenPatches(chosen, weights.flatten()[chosen], chosen // positions)
+    return ChosenPatches(chosen, weights.flatten()[chosen], chosen // (positions * copies))
