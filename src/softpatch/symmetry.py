@@ -17,7 +17,7 @@ SAMPLE = 24
 """Images that are looked at."""
 MOST_IMAGES = 2000
 """Training images, with their copies, up to which copies are worth their time."""
-_NEAR_ENOUGH = 1.05  # symmetric products: 0.99 to 1.04; others: 1.08 and more (docs/lab)
+_NEAR_ENOUGH = 1.05  # symmetric products: 0.99 to 1.03; others: 1.08 and more, with one exception (docs/lab)
 _EVERY = 3  # positions that are compared
 
 Symmetry = tuple[int, bool]
