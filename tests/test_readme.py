@@ -48,7 +48,7 @@ def test_commands_of_the_first_run_exist() -> None:
 
 def test_links_lead_somewhere() -> None:
     root = Path(__file__).parent.parent
-    for page in [root / "README.md", *(root / "docs").rglob("*.md"), root / "CONTRIBUTING.md", root / "ARCHITECTURE.md"]:
+    for page in [*root.glob("*.md"), *(root / "docs").rglob("*.md")]:
         for link in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
