@@ -6,13 +6,13 @@
 
 `prepare` computes once, per set, backbone and seed, the patch embeddings of all training images, of those that 40 %
 overlap adds and of the test images, and the distance of each of their patches to each training image. That is 2·P²·D
-operations per pair of images: 1 to 12 minutes a set on two cores, and up to 0.6 GB of disk. `judge` runs ideas on them;
+operations per pair of images: up to 13 minutes a set on two cores, and 0.6 GB of disk. `judge` runs ideas on them;
 rows that are in the file are not measured again. An idea is a function from a `Case` to image and patch scores: to try
 another, write one and enter it in `IDEAS`.
 
 `table` prints the mean and the worst gap to the bound, which is PatchCore with all patches of the clean folder, and
 what leaving sets out would choose: the best idea on the mean of five sets, read on the sixth. Pixels are judged on
-every fourth row and column of the maps, which changes AUROC by less than 0.002.
+every fourth row and column of the maps.
 """
 
 import argparse
@@ -140,7 +140,7 @@ def audit_scores(among: Tensor, images: Tensor) -> Tensor:
     """How little each training image (N,) looks like others of the given `images` (n,), by the second nearest of them.
 
     The second, because a defect that entered twice has a first. The mean of its most anomalous patches tells anomalous
-    images from good ones better than the largest, on all six sets but one.
+    images from good ones better than the largest on most sets (docs/lab).
     """
     return torch.stack(
         [

@@ -56,7 +56,7 @@ def first_pass(
 ) -> Seen:
     """Look at every image; one that cannot be read goes to `on_skip`, or raises `ImageError` without it.
 
-    What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before any image is read, where
+    What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before more than a sample is read, where
     even that is not enough.
     """
     grid, dim = embedding_shape(backbone, settings)
