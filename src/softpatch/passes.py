@@ -56,8 +56,8 @@ def first_pass(
 ) -> Seen:
     """Look at every image; one that cannot be read goes to `on_skip`, or raises `ImageError` without it.
 
-    What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before more than a sample is read, where
-    even that is not enough.
+    What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before more than a sample is read,
+    where even that is not enough.
     """
     grid, dim = embedding_shape(backbone, settings)
     weights = sum(weight.numel() * weight.element_size() for weight in backbone.network.parameters())
