@@ -26,9 +26,8 @@ from softpatch.config import Settings, preset_settings
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, file_ref, image_files, read_in_batches
 from softpatch.data.layouts import Dataset, open_dataset
-from softpatch.detector import PatchDetector, choose_banks
+from softpatch.detector import Learned, PatchDetector, choose_banks
 from softpatch.features.backbone import Backbone, load_backbone
-from softpatch.memory.bank import ChosenPatches
 
 Scores = tuple[Tensor, Tensor]
 
@@ -49,9 +48,9 @@ def embed_singly(refs: Sequence[ImageRef], backbone: Backbone, settings: Setting
     return torch.cat(found)
 
 
-def in_single_precision(chosen: tuple[ChosenPatches, ChosenPatches], training: Tensor, test: Tensor) -> Scores:
+def in_single_precision(chosen: Learned, training: Tensor, test: Tensor) -> Scores:
     """The same for float32 embeddings, by computing all distances."""
-    banks = [(training.flatten(0, 1)[bank.indices], bank.weights) for bank in chosen]
+    banks = [(training.flatten(0, 1)[bank.indices], bank.weights) for bank in (chosen.for_image, chosen.for_map)]
     found: list[list[Tensor]] = [[], []]
     for image in test:
         for scores, (patches, weights) in zip(found, banks, strict=True):

@@ -35,7 +35,7 @@ from softpatch.data.framing import Framing
 from softpatch.data.layouts import open_dataset
 from softpatch.detector import PatchDetector
 from softpatch.features.backbone import load_backbone
-from softpatch.memory.agreement import image_distances
+from softpatch.memory.agreement import concentrate, image_distances
 from softpatch.memory.projection import project
 from softpatch.scoring.anomaly_map import anomaly_maps
 
@@ -48,7 +48,7 @@ CONDITIONS = (
 """Protocol and noise ratio."""
 EVERY = 4  # rows and columns of the maps that are judged
 AUDITED = 8  # of an image's patches, the most anomalous ones, whose mean is its audit score: 1 % of 784
-STEP = 0.05  # of the images are dropped at once
+STEP = 0.05  # of the images are dropped at once by `concentrate`
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +70,13 @@ class Case:
     @cached_property
     def order(self) -> dict[float, Tensor]:
         """The images (n,) that are trusted when so large a share of them is: see `concentrate`."""
-        return concentrate(self.among)
+        count = len(self.among)
+        rounds = concentrate(self.among, torch.arange(count), AUDITED)
+        left = {1.0: torch.arange(count)}
+        for step, scores in enumerate(rounds[:-1], start=1):
+            share = round(1 - step * STEP, 2)
+            left[share] = scores.argsort(stable=True)[: round(share * count)].sort().values
+        return left
 
 
 # Ideas, each a function from a case to image scores (T,) and patch scores (T, P)
@@ -95,17 +101,12 @@ def trusted_or_several(share: float, k: int) -> Callable[[Case], Scores]:
     )
 
 
-def trusted_by_estimate(case: Case) -> Scores:
-    """PatchCore on the images that are left when 2.7 times the estimated contamination is dropped, 40 % at most."""
-    return largest(nearest(case.across[:, :, case.order[estimated_share(case)]], 1))
-
-
-def detector(preset: str, share: float | None = 1.0) -> Callable[[Case], Scores]:
-    """A preset with its coreset, fitted on the share that is trusted; None takes it by the estimate."""
+def detector(preset: str, share: float = 1.0) -> Callable[[Case], Scores]:
+    """A preset with its coreset, without copies of images, fitted on the share that is trusted."""
 
     def fit(case: Case) -> Scores:
-        chosen = case.order[estimated_share(case) if share is None else share]
-        fitted = PatchDetector.fit(case.train[chosen], preset_settings(preset, {}))
+        settings = preset_settings(preset, {"symmetries": "none"})
+        fitted = PatchDetector.fit(case.train[case.order[share]], settings)
         found = [fitted.score(batch) for batch in torch.split(case.test, 16)]
         return torch.cat([image for image, _, _ in found]), torch.cat([patches for _, _, patches in found])
 
@@ -117,12 +118,11 @@ IDEAS: dict[str, Callable[[Case], Scores]] = {
     **{f"k = {k}": kth_image(k) for k in (2, 3, 5)},
     **{f"trusted {share:.0%}": trusted(share) for share in (0.9, 0.75, 0.6)},
     **{f"trusted 60%, or {k}": trusted_or_several(0.6, k) for k in (3, 4, 6)},
-    "trusted by estimate": trusted_by_estimate,
     "musc": lambda case: largest(mean_of_nearest(case.across.float())),
     "meds": lambda case: largest(mean_over_memories(case.across.float())),
     "softpatch+": detector("softpatch+"),
     "softpatch+ of trusted 75%": detector("softpatch+", 0.75),
-    "softpatch+ of trusted by estimate": detector("softpatch+", None),
+    "agreement": detector("agreement"),
 }
 
 
@@ -134,64 +134,6 @@ def nearest(distances: Tensor, k: int) -> Tensor:
     """The k-th smallest along the last dimension, float32."""
     k = min(k, distances.shape[2])
     return torch.stack([each.float().kthvalue(k, dim=1).values for each in distances])
-
-
-def audit_scores(among: Tensor, images: Tensor) -> Tensor:
-    """How little each training image (N,) looks like others of the given `images` (n,), by the second nearest of them.
-
-    The second, because a defect that entered twice has a first. The mean of its most anomalous patches tells anomalous
-    images from good ones better than the largest on most sets (docs/lab).
-    """
-    return torch.stack(
-        [
-            each[:, images].float().kthvalue(2, dim=1).values.topk(min(AUDITED, len(each))).values.mean()
-            for each in among
-        ]
-    )
-
-
-def concentrate(among: Tensor) -> dict[float, Tensor]:
-    """Drop the least trusted images, some at a time, and judge all anew by those that are left, down to a half.
-
-    Defects that repeat lose their company step by step, and then stand out.
-    """
-    count = len(among)
-    images, left = torch.arange(count), {1.0: torch.arange(count)}
-    for step in range(1, round(0.5 / STEP) + 1):
-        share = round(1 - step * STEP, 2)
-        images = audit_scores(among, images).argsort(stable=True)[: round(share * count)]
-        left[share] = images.sort().values
-    return left
-
-
-def estimated_share(case: Case) -> float:
-    """The share of images to trust, from how many more have high audit scores than a good folder's would."""
-    seen_by_all = excess(audit_scores(case.among, case.order[1.0]))
-    seen_by_most = excess(audit_scores(case.among, case.order[0.8])) - 0.12  # a clean folder's, which shrank
-    dropped = min(0.4, 2.7 * max(0.0, seen_by_all, seen_by_most))
-    return round(round((1 - dropped) / STEP) * STEP, 2)
-
-
-def excess(scores: Tensor, longer_above: float = 1.35) -> float:
-    """The share of scores (N,) beyond those of a split normal curve through the lower ones, in [0, 1].
-
-    Scores are taken as logarithms, in spreads below the middle of their shortest half; the curve is `longer_above`
-    times as wide above. That many are good as explain the count below every score, from 1 to 3.5 spreads.
-    """
-    logs = scores.double().log().sort().values
-    half = (len(logs) + 1) // 2
-    starts, ends = logs[: len(logs) - half + 1], logs[half - 1 :]
-    short = ends - starts <= (ends - starts).min() * 1.1
-    middle = ((starts + ends) / 2)[short].mean()
-    spreads = (logs - middle) / ((middle - logs[logs <= middle]).quantile(0.5) / 0.6745)
-    normal = torch.distributions.Normal(0, 1)
-    below, above = 2 / (1 + longer_above), 2 * longer_above / (1 + longer_above)
-    expected = below * normal.cdf(spreads.clamp_max(0)) + above * (
-        normal.cdf(spreads.clamp_min(0) / longer_above) - 0.5
-    )
-    counted = torch.arange(1, len(logs) + 1) / len(logs)
-    looked_at = (spreads > 1) & (spreads < 3.5)
-    return max(0.0, 1 - float((counted / expected)[looked_at].min())) if looked_at.any() else 0.0
 
 
 # Preparing, judging, and the table

@@ -1,9 +1,23 @@
-"""Distances from patches to images, against all pairs computed one by one."""
+"""Distances from patches to images, against all pairs computed one by one, and what images make of each other."""
+
+import math
 
 import pytest
 import torch
+from torch import Tensor
 
-from softpatch.memory.agreement import image_distances
+from softpatch.memory.agreement import (
+    Contamination,
+    audit_images,
+    concentrate,
+    estimate_contamination,
+    excess,
+    image_distances,
+    share_standing_out,
+    support,
+    support_radii,
+    two_groups,
+)
 
 
 @pytest.mark.parametrize("patches", [1, 9, 400])
@@ -23,3 +37,123 @@ def test_a_patch_is_at_no_distance_from_its_own_image() -> None:
     own = found[torch.arange(3), :, torch.arange(3)]
     assert own.max() < 0.02  # beside distances of about 16
     assert found.median() > 10
+
+
+def folder(good: int, defective: int) -> Tensor:
+    """Embeddings (N, 40, 6) of good images alike, and of `defective` ones at the end; two and two share a defect."""
+    generator = torch.Generator().manual_seed(0)
+    count = good + defective
+    images = torch.randn(1, 40, 6, generator=generator) + 0.1 * torch.randn(count, 40, 6, generator=generator)
+    for number in range(defective):
+        images[good + number, :10] += 5 * (1 + number // 2)
+    return images.half()
+
+
+def apart(images: Tensor) -> Tensor:
+    """Distances (N, P) to the nearest patch at the same position of another image."""
+    distances = torch.cdist(images.float().transpose(0, 1), images.float().transpose(0, 1))
+    distances.diagonal(dim1=1, dim2=2).fill_(math.inf)
+    return distances.amin(dim=2).T
+
+
+def test_repeated_defects_lose_their_company() -> None:
+    """Three images with one defect are each other's second nearest, until one of them is dropped."""
+    images = folder(20, 0)
+    images[17:, :10] += 5
+    distances = image_distances(images, images)
+    distances.diagonal(dim1=0, dim2=2).fill_(math.inf)
+    rounds = concentrate(distances, torch.arange(20), highest=4)
+    assert rounds[0][17:].max() < 3 * rounds[0][:17].max()
+    assert rounds[-1][17:].min() > 20 * rounds[-1][:17].max()
+
+
+def test_good_images_are_trusted_and_defective_ones_are_not() -> None:
+    images = folder(30, 6)
+    audit = audit_images(images, apart(images))
+    assert audit.trusted[30:].sum() == 0
+    assert audit.trusted[:30].sum() >= 20
+    assert audit.contamination.estimate == pytest.approx(1 / 6, abs=0.01)
+    assert audit.contamination.low < 1 / 6 < audit.contamination.high
+    assert audit.contamination.identifiable
+
+
+def test_few_images_are_all_trusted() -> None:
+    images = folder(6, 1)
+    audit = audit_images(images, apart(images))
+    assert audit.trusted.all()
+    assert not audit.contamination.identifiable
+
+
+def test_of_many_images_some_are_references(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("softpatch.memory.agreement.REFERENCES", 15)
+    images = folder(40, 5)
+    audit = audit_images(images, apart(images))
+    assert len(audit.references) == 15
+    assert audit.trusted[40:].sum() == 0
+
+
+def test_support_is_the_distance_to_a_trusted_image_and_to_several_of_any() -> None:
+    # one patch per image, on a line; images 0 and 5 are trusted
+    places = torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
+    images = places[:, None, None].half()
+    trusted = torch.tensor([True, False, False, False, False, True])
+    audit = audit_images(images, torch.zeros(6, 1))
+    audit = type(audit)(audit.scores, trusted, audit.references, audit.contamination)
+    nearest, several = support(images[:, 0], torch.arange(6), images, audit)
+    assert nearest.tolist() == [16, 1, 2, 4, 8, 16]
+    assert several.tolist() == [8, 7, 6, 4, 8, 15]  # of the others, the fourth nearest
+
+
+def test_radii() -> None:
+    nearest, several = torch.tensor([1.0, 3.0, 1.0, 1.0]), torch.tensor([2.0, 2.0, 2.0, 2.0])
+    trusted = torch.tensor([False, False, True, True])
+    doubtful = torch.tensor([False, False, False, True])
+    radii = support_radii(nearest, several, trusted, doubtful)
+    assert radii.tolist() == pytest.approx([1.15, 2.3, 0.0, 2.0])
+    doubtful = torch.tensor([True, True, False, False])
+    assert support_radii(nearest, several, trusted, doubtful).tolist() == pytest.approx([2.0, 2.3, 0.0, 0.0])
+
+
+def lognormal(count: int, seed: int = 0) -> Tensor:
+    """Scores whose logarithms are normal below their middle, and reach 1.35 times as far above."""
+    drawn = torch.randn(count, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    sides = torch.rand(count, generator=torch.Generator().manual_seed(seed + 1)) < 1.35 / 2.35
+    return (0.1 * torch.where(sides, 1.35 * drawn.abs(), -drawn.abs())).exp()
+
+
+def test_excess_is_the_share_that_a_good_folder_does_not_explain() -> None:
+    good, anomalous = lognormal(3000), 3 * torch.ones(1000)
+    assert excess(good) < 0.03
+    assert excess(torch.cat([good, anomalous])) == pytest.approx(0.25, abs=0.03)
+    assert excess(torch.ones(20)) == 0
+
+
+def test_clean_scores_have_little_that_stands_out() -> None:
+    assert share_standing_out([lognormal(500, seed) for seed in range(5)]) < 0.02
+    contamination = estimate_contamination([lognormal(500)])
+    assert contamination.low == 0
+    assert contamination.high >= 0.2
+
+
+def test_two_groups_are_told_from_one() -> None:
+    one = lognormal(400)
+    assert two_groups(one)[1] < 0.75
+    share, explained = two_groups(torch.cat([one, 3 * lognormal(100, 7)]))
+    assert (share, explained) == (pytest.approx(0.2), pytest.approx(0.95, abs=0.04))
+    contamination = estimate_contamination([torch.cat([one, 3 * lognormal(100, 7)])])
+    assert contamination.identifiable
+    assert contamination.low < 0.2 < contamination.high
+
+
+@pytest.mark.parametrize(
+    ("contamination", "said"),
+    [
+        (Contamination(0.12, 0.1, 0.15), "about 12% of the images look anomalous, between 10% and 15%"),
+        (
+            Contamination(0.1, 0.0, 0.45),
+            "10% of the images stand out; the true share, between 0% and 45%, is not identifiable",
+        ),
+    ],
+)
+def test_contamination_is_said_in_a_sentence(contamination: Contamination, said: str) -> None:
+    assert str(contamination) == said

@@ -80,7 +80,9 @@ def test_how_many_are_chosen(embeddings: Tensor, ratio: float, kept: int, larges
 
 
 def bank_of(patches: list[list[float]], weights: list[float]) -> MemoryBank:
-    return MemoryBank(torch.tensor(patches).half(), torch.tensor(weights), torch.arange(len(patches)))
+    return MemoryBank(
+        torch.tensor(patches).half(), torch.tensor(weights), torch.arange(len(patches)), torch.zeros(len(patches))
+    )
 
 
 def test_score_is_the_weight_of_the_nearest_patch_times_the_distance_to_it() -> None:
@@ -88,6 +90,16 @@ def test_score_is_the_weight_of_the_nearest_patch_times_the_distance_to_it() -> 
     embeddings = torch.tensor([[[3.0, 4.0], [0.0, 0.0], [10.0, 8.0]], [[6.0, 3.0], [11.0, 0.0], [0.0, -1.0]]])
     # nearest: bank patch 0, 0, 1 and 1, 1, 0; distances 5, 0, 8 and 5, 1, 1
     assert_close(bank.score(embeddings), torch.tensor([[10.0, 0.0, 4.0], [2.5, 0.5, 2.0]]))
+
+
+def test_a_query_is_no_nearer_than_the_radius_of_a_patch() -> None:
+    patches, owners = torch.tensor([[0.0], [10.0]]).half(), torch.arange(2)
+    bank = MemoryBank(patches, torch.ones(2), owners, torch.tensor([4.0, 0.0]))
+    # from 0: 0 counts as 4, from 3: as 4, from 7: patch 1 is at 3, and from -5: 5
+    assert bank.score(torch.tensor([[[0.0], [3.0], [7.0], [-5.0]]])).tolist() == [[4.0, 4.0, 3.0, 5.0]]
+    without = bank.with_radii(torch.zeros(2))
+    assert without.score(torch.tensor([[[0.0], [3.0], [7.0], [-5.0]]])).tolist() == [[0.0, 3.0, 3.0, 5.0]]
+    assert without.index is bank.index
 
 
 def test_an_image_is_scored_without_the_patches_it_gave() -> None:
@@ -99,18 +111,18 @@ def test_an_image_is_scored_without_the_patches_it_gave() -> None:
 
 
 def test_an_image_that_gave_the_whole_bank_is_infinitely_far() -> None:
-    bank = MemoryBank(torch.zeros(2, 3).half(), torch.ones(2), torch.zeros(2, dtype=torch.int64))
+    bank = MemoryBank(torch.zeros(2, 3).half(), torch.ones(2), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
     assert bank.score(torch.zeros(1, 4, 3), owners=torch.tensor([0])).tolist() == [[math.inf] * 4]
 
 
 def test_patches_of_the_bank_are_at_distance_zero(embeddings: Tensor) -> None:
     patches = embeddings.flatten(0, 1)
-    bank = MemoryBank(patches, torch.ones(100), EVERY_PATCH // POSITIONS)
+    bank = MemoryBank(patches, torch.ones(100), EVERY_PATCH // POSITIONS, torch.zeros(100))
     assert bank.score(embeddings).abs().max() == 0
 
 
 def test_moved_to_a_device_the_bank_is_the_same(embeddings: Tensor) -> None:
-    bank = MemoryBank(embeddings.flatten(0, 1), torch.rand(100), EVERY_PATCH // POSITIONS)
+    bank = MemoryBank(embeddings.flatten(0, 1), torch.rand(100), EVERY_PATCH // POSITIONS, torch.rand(100))
     moved = bank.to(torch.device("cpu"))
     for ours, theirs in zip(vars(moved).values(), vars(bank).values(), strict=True):
         assert torch.equal(ours, theirs)
@@ -132,6 +144,7 @@ def test_the_highest_score_of_an_image_is_that_of_its_highest_patch(
         torch.randn(2000, 24, generator=generator).half(),
         torch.rand(2000, generator=generator) + 0.5,
         torch.arange(2000) % 5,
+        torch.rand(2000, generator=generator) * 6,
     )
     embeddings = torch.randn(5, 300, 24, generator=generator).half()
     owners = torch.arange(5) if left_out else None
@@ -143,13 +156,18 @@ def test_the_highest_score_of_an_image_is_that_of_its_highest_patch(
 
 @pytest.mark.parametrize(("owner", "score"), [(0, math.inf), (1, 0.0)])
 def test_the_highest_score_where_all_patches_are_alike(owner: int, score: float) -> None:
-    bank = MemoryBank(torch.zeros(2, 3).half(), torch.ones(2), torch.zeros(2, dtype=torch.int64))
+    bank = MemoryBank(torch.zeros(2, 3).half(), torch.ones(2), torch.zeros(2, dtype=torch.int64), torch.zeros(2))
     scores, positions = bank.highest(torch.zeros(1, 40, 3).half(), torch.zeros(1, 40), owners=torch.tensor([owner]))
     assert (scores.tolist(), positions.tolist()) == ([score], [0])
 
 
 def test_beside_the_cpu_the_highest_score_does_not_wait_for_the_host() -> None:
     patches, embeddings = (torch.empty(*shape, dtype=torch.float16, device="meta") for shape in ((90, 8), (3, 40, 8)))
-    bank = MemoryBank(patches, torch.empty(90, device="meta"), torch.empty(90, dtype=torch.int64, device="meta"))
+    bank = MemoryBank(
+        patches,
+        torch.empty(90, device="meta"),
+        torch.empty(90, dtype=torch.int64, device="meta"),
+        torch.empty(90, device="meta"),
+    )
     scores, positions = bank.highest(embeddings, bank.score(embeddings))  # of tensors without values none can be asked
     assert (scores.device.type, scores.shape, positions.shape) == ("meta", (3,), (3,))

@@ -47,32 +47,11 @@ def test_a_ratio_that_fell_is_told() -> None:
     assert fallen([row], {}) == []
 
 
-def test_repeated_defects_lose_their_company() -> None:
-    """Ten good images alike, and two with the same defect, which are each other's nearest image."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, 20, 6, generator=generator) + 0.1 * torch.randn(12, 20, 6, generator=generator)
-    images[10:, :10] += 5
-    among = torch.cdist(images[:, None], images[None]).amin(dim=3).mT  # (12, 20, 12)
-    among.diagonal(dim1=0, dim2=2).fill_(torch.inf)
-    left = robust.concentrate(among)
-    assert left[1.0].tolist() == list(range(12))
-    assert {10, 11}.isdisjoint(left[0.8].tolist())
-    assert len(left[0.5]) == 6
-
-
-def test_excess_is_the_share_that_a_good_folder_does_not_explain() -> None:
-    generator = torch.Generator().manual_seed(0)
-    good = (0.1 * torch.randn(3000, generator=generator)).exp()
-    anomalous = 3 * torch.ones(1000)
-    assert robust.excess(good, longer_above=1) < 0.03
-    assert robust.excess(torch.cat([good, anomalous]), longer_above=1) == pytest.approx(0.25, abs=0.03)
-
-
 def test_the_robust_laboratory_from_images_to_the_table(
     plate_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache, rows = tmp_path / "cache", tmp_path / "rows.jsonl"
-    ideas = ["all patches", "k = 2", "trusted 75%", "trusted by estimate", "softpatch+"]
+    ideas = ["all patches", "k = 2", "trusted 75%", "agreement"]
     for words in (
         ["prepare", str(plate_folder), "--cache", str(cache)],
         ["judge", "--cache", str(cache), "-o", str(rows), "--ideas", *ideas],

@@ -39,6 +39,24 @@ def test_noisy_patches_stay_out_of_the_bank(preset: str) -> None:
             assert (bank.patches - training[number, 4]).norm(dim=1).min() > 5
 
 
+def test_what_few_images_know_counts_from_afar() -> None:
+    training = embeddings(images=40)
+    training[[3, 7], 4] += 10  # two images share something strange
+    training[:2, 2] -= 10  # and two others something else
+    plain = PatchDetector.fit(training, settings("patchcore", coreset_ratio=1.0))
+    detector = PatchDetector.fit(training, settings("agreement", coreset_ratio=1.0, symmetries="none"))
+    test = training[[3, 0, 20]]
+    _, _, seen = plain.score(test)
+    image_scores, peaks, patch_scores = detector.score(test)
+    assert seen.max() == 0  # each knows itself
+    assert peaks[:2].tolist() == [4, 2]
+    assert image_scores[:2].min() > 10 * image_scores[2]
+    assert patch_scores[0, 4] > 10
+    assert patch_scores[1, 2] > 10
+    assert len(detector.classification.patches) == 40 * 9
+    assert detector.segmentation.patches is detector.classification.patches
+
+
 def test_patchcore_keeps_noisy_patches() -> None:
     training = embeddings()
     training[3, 4] += 10
@@ -90,7 +108,7 @@ def test_an_image_is_not_scored_against_itself() -> None:
     assert left_out.min() > 0.1
 
 
-@pytest.mark.parametrize("preset", ["patchcore", "softpatch", "softpatch+"])
+@pytest.mark.parametrize("preset", ["patchcore", "softpatch", "softpatch+", "agreement"])
 def test_order_of_images_does_not_matter(preset: str) -> None:
     training, test = embeddings(), embeddings(images=3)
     chosen = settings(preset)

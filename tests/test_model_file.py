@@ -61,7 +61,8 @@ def test_header_says_everything(model: Path) -> None:
     header = header_of(model)
     assert header["format_version"] == 1
     assert header["training_images"] == 13
-    assert header["copies"] == 1
+    assert header["copies"] == SoftPatch.load(model).detector.copies
+    assert 0 <= header["contamination"]["low"] <= header["contamination"]["high"] <= 0.5
     assert header["backbone"]["name"] == "resnet18"
     assert len(header["backbone"]["digest"]) == 64
     assert header["settings"]["lof_neighbors"] == 6

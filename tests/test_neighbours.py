@@ -63,6 +63,19 @@ def test_owners_are_passed_over_in_every_leaf_and_thread(threads: int, dim: int)
     assert_close(found[0], expected.values.float(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.3, 3.0])
+def test_no_patch_is_nearer_than_its_radius(radius: float) -> None:
+    queries, bank = drawn(300, 20), drawn(2_000, 20, seed=1)
+    radii = radius * drawn(2_000, seed=2).abs()
+    expected = torch.maximum(all_distances(queries, bank), radii.double()).min(dim=1)
+    index = search_index(bank)
+    every = SearchIndex(index.points, index.mean, None)  # as on a GPU
+    for way in (index, every):
+        distances, indices = nearest_neighbours(queries, way, radii=radii)
+        assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
+        assert torch.equal(indices, expected.indices)
+
+
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_a_near_enough_patch_is_enough(share: float) -> None:
     queries, bank = drawn(300, 40), drawn(2_000, 40, seed=1)
@@ -174,7 +187,7 @@ def test_one_product_of_everything_finds_the_same() -> None:
     owners, bank_owners = torch.arange(40) % 5, torch.arange(90) % 5
     expected = all_distances(queries, bank).masked_fill(owners[:, None] == bank_owners, math.inf).min(dim=1)
     for block_bytes in (1, 2000, 2**20):
-        distances, indices = neighbours._search_all(queries, index, owners, bank_owners, block_bytes)
+        distances, indices = neighbours._search_all(queries, index, owners, bank_owners, torch.zeros(90), block_bytes)
         assert torch.equal(indices, expected.indices)
         assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
     distances, _ = nearest_neighbours(queries[:1], index, query_owners=owners[:1], bank_owners=torch.zeros(90).long())

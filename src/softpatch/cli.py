@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import softpatch
-from softpatch.config import Runtime, Settings
+from softpatch.config import DEFAULT_PRESET, Runtime, Settings
 from softpatch.errors import SoftPatchError
 
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
@@ -46,7 +46,9 @@ Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the res
 def fit(
     images: Paths,
     output: ModelOutput = Path("model.safetensors"),
-    preset: Annotated[str, typer.Option(help="The method: softpatch+, softpatch or patchcore.")] = "softpatch+",
+    preset: Annotated[
+        str, typer.Option(help="The method: agreement, softpatch+, softpatch or patchcore.")
+    ] = DEFAULT_PRESET,
     backbone: Annotated[
         str | None, typer.Option(help="builtin-v1, or a timm model's name.", show_default=Settings.backbone)
     ] = None,
@@ -55,8 +57,12 @@ def fit(
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
     crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
     symmetries: Annotated[
-        str, typer.Option(help="find: learn from turned and mirrored copies, where the product looks the same so.")
-    ] = Settings.symmetries,
+        str | None,
+        typer.Option(
+            help="find: learn from turned and mirrored copies, where the product looks the same so; or none.",
+            show_default="the preset's",
+        ),
+    ] = None,
     coreset_ratio: CoresetRatio = Settings.coreset_ratio,
     false_alarm_rate: FalseAlarmRate = Settings.false_alarm_rate,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = Settings.seed,
@@ -110,10 +116,10 @@ def fit(
     fitted = detector.detector
     if fitted.training_images < _FEW_IMAGES:
         say(f"Note: {fitted.training_images} images are few; take {_FEW_IMAGES} or more for a threshold to rely on.")
+    if fitted.contamination is not None:
+        say(f"Contamination: {fitted.contamination}.")
     if fitted.copies > 1:
         say(f"Note: the product has symmetries; {fitted.copies} copies of each image, turned or mirrored, were used.")
-    elif symmetries == "find":
-        say("Note: no symmetries of the product were found; images were learned from as they are.")
     print(f"{printable(str(output))}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
 
 

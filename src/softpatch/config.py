@@ -8,7 +8,7 @@ from typing import Any, get_args, get_origin
 from softpatch.errors import InputError
 
 WEIGHT_RULES = ("clipped", "literal", "none")
-DISCARD_RULES = ("adaptive", "fixed")
+DISCARD_RULES = ("agreement", "adaptive", "fixed")
 RANK_SCOPES = ("position", "image set")
 SYMMETRIES = ("none", "find")
 
@@ -33,7 +33,8 @@ class Settings:
     Memory bank:
         discard_fraction: share of the patches with the highest noise scores that is dropped (the paper's τ).
         discard_rule: "fixed" always drops that share, as in the paper; "adaptive" drops twice the share of patches
-        that stand out at their position, within a third of `discard_fraction` and the whole of it.
+        that stand out at their position, within a third of `discard_fraction` and the whole of it; "agreement" drops
+        none: what is of untrusted images, or of that share, counts as far as other images know it.
         segmentation_discard_fraction: the same for a second bank that draws the anomaly map; None for one bank.
         weight_rule: "clipped" multiplies distances by the noise score of the bank patch, clipped at
         `weight_clip_quantile` of all noise scores; "literal" is the paper's, unclipped; "none" leaves distances.
@@ -97,7 +98,8 @@ class Settings:
     def noise_names(self) -> tuple[str, ...]:
         """The discriminators whose scores are needed, each once: for discarding, then for the soft weights."""
         weighing = () if self.weight_rule == "none" else (self.weight_discriminator,)
-        return tuple(dict.fromkeys((*self.discriminators, *weighing)))
+        apart = ("nearest",) if self.discard_rule == "agreement" else ()
+        return tuple(dict.fromkeys((*self.discriminators, *weighing, *apart)))
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,15 @@ class Runtime:
         parse_bytes(self.memory_budget)
 
 
+DEFAULT_PRESET = "agreement"
 PRESETS: dict[str, dict[str, Any]] = {
+    "agreement": {
+        "discard_rule": "agreement",
+        "discard_fraction": 0.05,
+        "segmentation_discard_fraction": 0.3,
+        "weight_rule": "none",
+        "symmetries": "find",
+    },
     "softpatch+": {},
     "softpatch": {"discriminators": ("lof",), "discard_rule": "fixed", "segmentation_discard_fraction": None},
     "patchcore": {
@@ -135,7 +145,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "weight_rule": "none",
     },
 }
-"""What each named method changes in the default `Settings`, which are SoftPatch+.
+"""What each named method changes in the default `Settings`, which are SoftPatch+; "agreement" is what users get.
 
 The paper's own SoftPatch+ is `discard_rule="fixed"`, `weight_rule="literal"`.
 """

@@ -22,10 +22,11 @@ from softpatch.data.images import ImageRef, SkippedImage, read_in_batches, witho
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
-from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches
+from softpatch.memory.agreement import Contamination, audit_images
+from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches, choose_supported_patches
 from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.projection import project
-from softpatch.memory.selection import discard_share, judge_patches, kept_patches
+from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
 from softpatch.passes import first_pass, full_embeddings
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
@@ -35,6 +36,18 @@ from softpatch.symmetry import NONE, Symmetry, turned_positions
 from softpatch.threads import one_ahead
 
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
+
+
+@dataclass(frozen=True, eq=False)
+class Learned:
+    """What a bank for the image score and one for the map will hold, and how contaminated the training images look.
+
+    The last is None where images were not compared with each other.
+    """
+
+    for_image: ChosenPatches
+    for_map: ChosenPatches
+    contamination: Contamination | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,18 +82,18 @@ class PatchDetector:
         _need_images(len(embeddings) // len(symmetries), settings)
         projected = project(embeddings, settings.projected_dim, settings.seed)
         patches = embeddings.flatten(0, 1)
-        chosen = choose_banks(projected, settings, symmetries=symmetries, progress=progress)
-        return cls.of(chosen, lambda chosen: patches[chosen])
+        learned = choose_banks(projected, settings, symmetries=symmetries, progress=progress)
+        return cls.of(learned, lambda chosen: patches[chosen])
 
     @classmethod
-    def of(
-        cls, chosen: tuple[ChosenPatches, ChosenPatches], embeddings_of: Callable[[Tensor], Tensor]
-    ) -> "PatchDetector":
+    def of(cls, learned: Learned, embeddings_of: Callable[[Tensor], Tensor]) -> "PatchDetector":
         """Make the banks of chosen patches; `embeddings_of` gives their embeddings (M, D) float16 by indices (M,)."""
-        for_image, for_map = chosen
+        for_image, for_map = learned.for_image, learned.for_map
         classification = for_image.bank(embeddings_of(for_image.indices))
         if for_map is for_image:
             return cls(classification, classification)
+        if for_map.indices is for_image.indices:
+            return cls(classification, classification.with_radii(for_map.radii))
         return cls(classification, for_map.bank(embeddings_of(for_map.indices)))
 
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
@@ -98,8 +111,11 @@ class PatchDetector:
     def to(self, device: torch.device) -> "PatchDetector":
         """The same detector on another device."""
         classification = self.classification.to(device)
-        one_bank = self.segmentation is self.classification
-        return PatchDetector(classification, classification if one_bank else self.segmentation.to(device))
+        if self.segmentation is self.classification:
+            return PatchDetector(classification, classification)
+        if self.segmentation.patches is self.classification.patches:
+            return PatchDetector(classification, classification.with_radii(self.segmentation.radii.to(device)))
+        return PatchDetector(classification, self.segmentation.to(device))
 
 
 def choose_banks(
@@ -108,7 +124,7 @@ def choose_banks(
     *,
     symmetries: Sequence[Symmetry] = NONE,
     progress: Progress = silent,
-) -> tuple[ChosenPatches, ChosenPatches]:
+) -> Learned:
     """Choose the patches for the image score's bank and for the map's, from projected embeddings (N·G, P, d) float16.
 
     They are of the copies that G `symmetries` make of each of N images, the image itself first. Noise is judged among
@@ -116,6 +132,20 @@ def choose_banks(
     """
     copies = len(symmetries)
     noise = judge_patches(projected[::copies], settings, progress=progress)
+    if settings.discard_rule == "agreement":
+        audit = audit_images(projected[::copies], noise.apart, progress=progress)
+        for_image, for_map = settings.discard_fraction, settings.segmentation_discard_fraction
+        supported = choose_supported_patches(
+            projected,
+            audit,
+            noisiest(noise.fused, for_image),
+            noisiest(noise.fused, for_image if for_map is None else for_map),
+            turned_positions(symmetries, projected.shape[1]).to(projected.device),
+            coreset_ratio=settings.coreset_ratio,
+            max_bank_size=settings.max_bank_size,
+            progress=progress,
+        )
+        return Learned(*supported, audit.contamination)
     fused, weights = noise.fused, noise.weights
     if copies > 1:
         places = turned_positions(symmetries, projected.shape[1]).to(projected.device)
@@ -134,7 +164,7 @@ def choose_banks(
 
     for_image, for_map = discard_share(noise, settings), settings.segmentation_discard_fraction
     chosen = choose(for_image)
-    return (chosen, chosen) if for_map is None or for_map == for_image else (chosen, choose(for_map))
+    return Learned(chosen, chosen if for_map is None or for_map == for_image else choose(for_map), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,7 +172,8 @@ class Detector:
     """A fitted detector: images in, predictions out.
 
     `grid` is the patch grid (H, W). `threshold` applies to image scores, `map_threshold` to anomaly maps. Of each of
-    the `training_images` so many `copies` were learned from, turned and mirrored; 1 is the image alone.
+    the `training_images` so many `copies` were learned from, turned and mirrored; 1 is the image alone. How many of
+    them look anomalous says `contamination`, None where the settings do not ask images of each other.
     """
 
     settings: Settings
@@ -154,6 +185,7 @@ class Detector:
     map_threshold: float
     training_images: int
     copies: int
+    contamination: Contamination | None
 
     @classmethod
     def fit(
@@ -191,23 +223,23 @@ class Detector:
             seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
             _need_images(len(seen.refs), settings)
             copies, positions = len(seen.symmetries), seen.projected.shape[1]
-            chosen = choose_banks(seen.projected, settings, symmetries=seen.symmetries, progress=progress)
+            learned = choose_banks(seen.projected, settings, symmetries=seen.symmetries, progress=progress)
             numbers = calibration_images(len(seen.refs))
             calibration = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten()
             calibration = calibration.to(seen.projected.device)
-            needed = torch.unique(torch.cat([calibration, *(bank.indices for bank in chosen)]))
+            needed = torch.unique(torch.cat([calibration, learned.for_image.indices, learned.for_map.indices]))
             patches = full_embeddings(seen, needed, backbone, settings, runtime, progress=progress)
 
         def embeddings_of(indices: Tensor) -> Tensor:
             return patches[torch.searchsorted(needed, indices)]
 
-        banks = PatchDetector.of(chosen, embeddings_of).to(device)
+        banks = PatchDetector.of(learned, embeddings_of).to(device)
         embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
         image_scores, map_peaks = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         rate = settings.false_alarm_rate
         thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
-        counts = len(seen.refs), copies
-        return cls(settings, runtime, backbone, banks, seen.grid, *thresholds, *counts)
+        found = (*thresholds, len(seen.refs), copies, learned.contamination)
+        return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
     def predict(
         self,

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from softpatch.config import Runtime, Settings, preset_settings
+from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings
 from softpatch.data.images import Images, SkippedImage
 from softpatch.data.layouts import split_refs
 from softpatch.detector import Detector
@@ -17,22 +17,22 @@ from softpatch.results import Prediction
 class SoftPatch:
     """Anomaly detector that learns from an unlabelled folder of which some images are defective.
 
-    Every setting that is not given keeps the value of the `preset`: "softpatch+" (the default), "softpatch" or
-    "patchcore". `softpatch.config.Settings` says what each means. `device` is "auto", "cpu" or "cuda"; `batch_size`
-    and `workers` (reading threads) change speed and memory only, as does `memory_budget`, within which `fit` stays;
-    with `offline` no network is tried.
+    Every setting that is not given keeps the value of the `preset`: "agreement" (the default), "softpatch+",
+    "softpatch" or "patchcore". `softpatch.config.Settings` says what each means. `device` is "auto", "cpu" or "cuda";
+    `batch_size` and `workers` (reading threads) change speed and memory only, as does `memory_budget`, within which
+    `fit` stays; with `offline` no network is tried.
 
     Raises `InputError` for a value out of its range.
 
-    >>> detector = SoftPatch(preset="softpatch+", false_alarm_rate=0.02)
-    >>> detector.settings.discard_fraction
-    0.15
+    >>> detector = SoftPatch(false_alarm_rate=0.02)
+    >>> detector.settings.discard_rule
+    'agreement'
     """
 
     def __init__(
         self,
         *,
-        preset: str = "softpatch+",
+        preset: str = DEFAULT_PRESET,
         resize: int | None = None,
         crop: int | None = None,
         symmetries: str | None = None,

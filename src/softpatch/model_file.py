@@ -22,6 +22,7 @@ from softpatch.detector import Detector, PatchDetector
 from softpatch.errors import InputError, ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.features.embedding import LARGEST
+from softpatch.memory.agreement import Contamination
 from softpatch.memory.bank import MemoryBank
 from softpatch.passes import embedding_shape
 from softpatch.progress import Progress, silent
@@ -49,8 +50,10 @@ def save_detector(detector: Detector, path: Path) -> None:
     check_can_save(path)
     banks = detector.banks
     tensors = _bank_tensors("classification", banks.classification)
-    if banks.segmentation is not banks.classification:
+    if banks.segmentation.patches is not banks.classification.patches:
         tensors |= _bank_tensors("segmentation", banks.segmentation)
+    elif banks.segmentation is not banks.classification:
+        tensors["segmentation.radii"] = banks.segmentation.radii.cpu()
     header = {
         "format_version": FORMAT_VERSION,
         "package_version": softpatch.__version__,
@@ -65,6 +68,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "map_threshold": detector.map_threshold,
         "training_images": detector.training_images,
         "copies": detector.copies,
+        "contamination": None if detector.contamination is None else asdict(detector.contamination),
     }
     header["digest"] = _digest(header, tensors)
     with replacing(path) as temporary:
@@ -84,14 +88,19 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
         if name != settings.backbone:
             raise ValueError(f"its backbone is {name!r} in one place and {settings.backbone!r} in another")
         classification = _bank("classification", tensors)
-        one_bank = "segmentation.patches" not in tensors
-        segmentation = classification if one_bank else _bank("segmentation", tensors)
+        segmentation = classification
+        if "segmentation.patches" in tensors:
+            segmentation = _bank("segmentation", tensors)
+        elif "segmentation.radii" in tensors:
+            radii = _radii("segmentation", tensors, classification.weights)
+            segmentation = classification.with_radii(radii)
         if classification.patches.shape[1] != segmentation.patches.shape[1]:
             raise ValueError("its two banks hold embeddings of different sizes")
         rows, columns = (_whole(side, "grid") for side in header["grid"])
         threshold = _number(header["threshold"], "threshold")
         map_threshold = _number(header["map_threshold"], "map_threshold")
-        counts = tuple(_whole(header[name], name) for name in ("training_images", "copies"))
+        training_images, copies = (_whole(header[name], name) for name in ("training_images", "copies"))
+        contamination = _contamination(header.get("contamination"))
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
     device = torch_device(runtime.device)
@@ -116,7 +125,8 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
     banks = PatchDetector(classification, segmentation).to(device)
     if embedding_shape(backbone, settings) != ((rows, columns), classification.patches.shape[1]):
         raise ModelFileError(f"{path} holds a bank or a grid that does not belong to its backbone {name!r}; fit anew")
-    return Detector(settings, runtime, backbone, banks, (rows, columns), threshold, map_threshold, *counts)
+    answers = (threshold, map_threshold, training_images, copies, contamination)
+    return Detector(settings, runtime, backbone, banks, (rows, columns), *answers)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -180,11 +190,14 @@ def _backbone(values: dict[str, Any]) -> tuple[str, tuple[str, ...], str]:
 
 def _bank_tensors(name: str, bank: MemoryBank) -> dict[str, Tensor]:
     values = {"patches": bank.patches, "weights": bank.weights, "owners": bank.owners}
+    if bank.radii.any():
+        values["radii"] = bank.radii
     return {f"{name}.{key}": value.cpu().contiguous() for key, value in values.items()}
 
 
 def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
-    bank = MemoryBank(*(tensors[f"{name}.{key}"] for key in ("patches", "weights", "owners")))
+    patches, weights, owners = (tensors[f"{name}.{key}"] for key in ("patches", "weights", "owners"))
+    bank = MemoryBank(patches, weights, owners, _radii(name, tensors, weights))
     size = (len(bank.patches),)
     if bank.patches.ndim != 2 or bank.weights.shape != size or bank.owners.shape != size or not bank.patches.numel():
         raise ValueError(f"the tensors of its {name} bank do not belong together")
@@ -195,6 +208,23 @@ def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
     if bank.weights.min() < 0 or bank.owners.min() < 0:
         raise ValueError(f"its {name} bank holds negative weights or image numbers")
     return bank
+
+
+def _contamination(values: dict[str, Any] | None) -> Contamination | None:
+    if values is None:
+        return None
+    contamination = Contamination(*(float(values[name]) for name in ("estimate", "low", "high")))
+    if not 0 <= contamination.low <= contamination.estimate <= contamination.high <= 1:
+        raise ValueError(f"contamination is {values!r}")
+    return contamination
+
+
+def _radii(name: str, tensors: dict[str, Tensor], weights: Tensor) -> Tensor:
+    """The support radii of a bank, 0 where its file has none."""
+    radii = tensors.get(f"{name}.radii", torch.zeros_like(weights))
+    if radii.dtype != torch.float32 or radii.shape != weights.shape or not (radii.min() >= 0 and radii.max() < LARGEST):
+        raise ValueError(f"the support radii of its {name} bank are not numbers from 0 on, one for each patch")
+    return radii
 
 
 def _number(value: Any, name: str) -> float:

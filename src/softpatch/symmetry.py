@@ -46,6 +46,8 @@ def transform(images: Tensor, symmetry: Symmetry) -> Tensor:
 
 def turned_positions(symmetries: Sequence[Symmetry], positions: int) -> Tensor:
     """Which of the P `positions` of a square grid each position of the G copies of an image shows: int64 (G, P)."""
+    if tuple(symmetries) == NONE:
+        return torch.arange(positions)[None]  # of any grid
     side = isqrt(positions)
     grid = torch.arange(positions).view(side, side)
     return torch.stack([transform(grid, symmetry).flatten() for symmetry in symmetries])

@@ -47,6 +47,7 @@ METHODS: dict[str, Method] = {
         f"softpatch-{name}": Method("softpatch", {"discriminators": (name,), "weight_discriminator": name})
         for name in _DISCRIMINATORS
     },
+    "agreement": Method("agreement"),
     "softpatch+": Method("softpatch+"),
     "softpatch+symmetries": Method("softpatch+", {"symmetries": "find"}),
     "softpatch+paper": Method("softpatch+", {"discard_rule": "fixed", "weight_rule": "literal"}),

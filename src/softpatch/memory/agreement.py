@@ -1,34 +1,240 @@
-"""How far a patch is from each image: the distances that tell how many images know a patch like it."""
+"""Agreement of images: how many training images know a patch, and which of the images are to be trusted.
+
+What is nominal, many images show, wherever it lies on them. A defect is known to few, but those few may repeat it. So
+images are judged by images: those that look least like the others are dropped, some at a time, and all are judged anew
+by those left, whereby defects that repeat lose their company. A patch of an image that is not trusted then counts as
+far as other images agree, which its *support radius* says: how far from it one has to look for a trusted image, or for
+several of any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from softpatch.progress import Progress, silent
 from softpatch.threads import single_threaded_workers
 
+KNOWN_BY = 5
+"""So many images know a patch well enough, its own included."""
+REFERENCES = 256
+"""Images that others are compared with at most, so that the cost grows with their number and not with its square."""
+_FEWEST = 10  # images; of fewer none is distrusted
+_SUSPECTS = 0.1  # of an image's patches, at least: the farthest from those at their position
+_PAIRS = 4000  # of whole images that are compared where there are so few
+_AUDITED = 0.01  # of an image's patches: the most anomalous, whose mean is its audit score
+_AT_ONCE = 0.05  # of the images are dropped
+_LEAST_DROPPED, _MOST_DROPPED = 0.1, 0.4
+_LOOKED_AT = 5  # rounds of dropping, whose mean excess is steadier than each
+_CLEAN_EXCESS = 0.04  # of a clean folder, about
+_DROPPED_FOR_EACH = 3.5  # image that stands out, since more do not
+_SET_APART = 0.8  # of the variance is explained by two groups: of a normal curve, 0.64
+_NARROW = 0.2  # interval
+_SMALLEST = 1e-12  # scores of zero have no logarithm
+_MARGIN = 1.15  # of the radius, for images that are not trusted: what several of them share may be a defect
+_LONGER_ABOVE = 1.35  # how much wider good images' audit scores spread above their middle than below
 _BLOCK_BYTES = 2**22  # products that stay in a CPU's cache
+_FEW_QUERIES = 784  # that a thread measures at a time
 
 
-def image_distances(queries: Tensor, references: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Contamination:
+    """An estimate of the share of training images that are anomalous, in [0, 1], and the interval it may lie in.
+
+    It counts what stands out. Anomalous images that look like good ones do not, so the interval is narrow only where
+    those that do are set apart from all others; where it is wide, contamination is not `identifiable`.
+    """
+
+    estimate: float
+    low: float
+    high: float
+
+    @property
+    def identifiable(self) -> bool:
+        """Whether the interval says more than that there may be little or much."""
+        return self.high - self.low <= _NARROW
+
+    def __str__(self) -> str:
+        between = f"between {self.low:.0%} and {self.high:.0%}"
+        if self.identifiable:
+            return f"about {self.estimate:.0%} of the images look anomalous, {between}"
+        return f"{self.estimate:.0%} of the images stand out; the true share, {between}, is not identifiable"
+
+
+@dataclass(frozen=True, eq=False)
+class Audit:
+    """What training images make of each other: `scores` (N,) of how little each looks like the trusted ones, float32,
+    and which are `trusted` (N,), bool; `references` (M,) are the numbers of those that all were compared with.
+    """
+
+    scores: Tensor
+    trusted: Tensor
+    references: Tensor
+    contamination: Contamination
+
+
+def audit_images(projected: Tensor, apart: Tensor, *, progress: Progress = silent) -> Audit:
+    """Judge images by each other, from their patches' embeddings (N, P, d) float16.
+
+    `apart` (N, P) says how far each patch is from those at the same position of other images: only the tenth that is
+    farthest is compared with whole images, or more where there are few images. Dropped are 3.5 times as many images as
+    stand out, within 10 and 40 %.
+    """
+    count, positions, dim = projected.shape
+    references = torch.linspace(0, count - 1, min(count, REFERENCES), device=projected.device).long()
+    if count < _FEWEST:
+        everything = torch.ones(count, dtype=torch.bool, device=projected.device)
+        return Audit(torch.zeros(count, device=projected.device), everything, references, Contamination(0.0, 0.0, 0.5))
+    share = min(1.0, max(_SUSPECTS, _PAIRS / (count * len(references))))
+    suspects = apart.topk(min(positions, max(8, round(share * positions))), dim=1).indices
+    asked = projected.gather(1, suspects[:, :, None].expand(-1, -1, dim))
+    distances = image_distances(asked, projected[references], progress=progress)
+    distances[references, :, torch.arange(len(references), device=references.device)] = torch.inf
+    highest = max(1, round(_AUDITED * positions))
+    scores = concentrate(distances, references, highest)
+    standing_out = share_standing_out(scores[:_LOOKED_AT])
+    contamination = estimate_contamination(scores[:_LOOKED_AT])
+    dropped = min(_MOST_DROPPED, max(_LEAST_DROPPED, _DROPPED_FOR_EACH * standing_out))
+    steps = round(dropped / _AT_ONCE)
+    trusted = torch.zeros(count, dtype=torch.bool, device=projected.device)
+    trusted[_lowest(scores[steps - 1], 1 - steps * _AT_ONCE)] = True
+    return Audit(scores[steps], trusted, references, contamination)
+
+
+def concentrate(distances: Tensor, references: Tensor, highest: int) -> list[Tensor]:
+    """Drop the least trusted images, 5 % at a time, and judge all anew by those left, down to 60 %: scores (N,) each.
+
+    `distances` (N, m, M) of patches to reference images are infinite to their own. An image's score is the mean of the
+    `highest` of its patches' distances to the second nearest of the references left: the second, because a defect that
+    entered twice has a first.
+    """
+    count = len(distances)
+    left = torch.ones(count, dtype=torch.bool, device=distances.device)
+    found = []
+    for step in range(round(_MOST_DROPPED / _AT_ONCE) + 1):
+        known = distances[:, :, left[references]]
+        second = torch.stack([image.float().kthvalue(min(2, image.shape[1]), dim=1).values for image in known])
+        found.append(second.topk(min(highest, second.shape[1]), dim=1).values.mean(dim=1))
+        left = torch.zeros_like(left)
+        left[_lowest(found[-1], 1 - (step + 1) * _AT_ONCE)] = True
+    return found
+
+
+def _lowest(scores: Tensor, share: float) -> Tensor:
+    """Numbers of the given share of images, those with the lowest scores (N,)."""
+    return scores.argsort(stable=True)[: round(share * len(scores))]
+
+
+def share_standing_out(rounds: Sequence[Tensor]) -> float:
+    """The share of images that stand out by their audit scores (N,) of several rounds, in [0, 1]: 0 of a clean folder.
+
+    The mean over rounds, which is steadier than each, less what clean folders have.
+    """
+    return max(0.0, sum(map(excess, rounds)) / len(rounds) - _CLEAN_EXCESS)
+
+
+def estimate_contamination(rounds: Sequence[Tensor]) -> Contamination:
+    """Estimate the contamination from the audit scores (N,) of several rounds of dropping.
+
+    Where two groups explain four fifths of the last scores' variance, the upper one is counted, give or take two images
+    and one in fifty. Elsewhere it is `share_standing_out`, and the interval is as wide as the errors seen on six
+    products (docs/lab).
+    """
+    share, explained = two_groups(rounds[-1])
+    if explained >= _SET_APART:
+        either = 0.02 + 2 / len(rounds[-1])
+        return Contamination(share, max(0.0, share - either), share + either)
+    share = share_standing_out(rounds)
+    return Contamination(share, max(0.0, share - 0.1), min(0.5, 0.2 + 2.5 * share))
+
+
+def two_groups(scores: Tensor) -> tuple[float, float]:
+    """Split scores (N,) where two groups explain most of the variance of their logarithms (Otsu's method).
+
+    Gives the share of the upper group, at most a half, and how much of the variance the split explains, in [0, 1].
+    """
+    logs = scores.double().cpu().clamp_min(_SMALLEST).log().sort().values
+    count = len(logs)
+    sizes = torch.arange(1, count, dtype=torch.float64)
+    sums = logs.cumsum(0)
+    apart = (sums[-1] - sums[:-1]) / (count - sizes) - sums[:-1] / sizes
+    explained = sizes * (count - sizes) / count**2 * apart.square() / logs.var(correction=0).clamp_min(_SMALLEST)
+    explained[: (count - 1) // 2] = 0
+    best = int(explained.argmax())
+    return float(1 - (best + 1) / count), float(explained[best])
+
+
+def excess(scores: Tensor) -> float:
+    """The share of scores (N,) beyond those of a split normal curve through the lower ones, in [0, 1].
+
+    Scores are taken as logarithms, in spreads below the middle of their shortest half; the curve is 1.35 times as wide
+    above. As many are good as explain the count below every score from 1 to 3.5 spreads above.
+    """
+    logs = scores.double().cpu().clamp_min(_SMALLEST).log().sort().values
+    half = (len(logs) + 1) // 2
+    starts, ends = logs[: len(logs) - half + 1], logs[half - 1 :]
+    short = ends - starts <= (ends - starts).min() * 1.1
+    middle = ((starts + ends) / 2)[short].mean()
+    spread = (middle - logs[logs <= middle]).quantile(0.5) / 0.6745  # of a normal curve
+    spreads = (logs - middle) / spread.clamp_min(_SMALLEST)
+    below, above = 2 / (1 + _LONGER_ABOVE), 2 * _LONGER_ABOVE / (1 + _LONGER_ABOVE)
+    lower, upper = spreads.clamp_max(0), spreads.clamp_min(0) / _LONGER_ABOVE
+    expected = below * torch.special.ndtr(lower) + above * (torch.special.ndtr(upper) - 0.5)
+    counted = torch.arange(1, len(logs) + 1) / len(logs)
+    looked_at = (spreads > 1) & (spreads < 3.5)
+    return max(0.0, 1 - float((counted / expected)[looked_at].min())) if looked_at.any() else 0.0
+
+
+def support(
+    patches: Tensor, owners: Tensor, projected: Tensor, audit: Audit, *, progress: Progress = silent
+) -> tuple[Tensor, Tensor]:
+    """How far patches (Q, d) have to look for images that know them, by the embeddings (N, P, d) of all.
+
+    Gives two distances (Q,) float32: to the nearest trusted image, and to the fourth nearest of any, each image by its
+    nearest patch and not counting the patches' `owners` (Q,), numbers of images.
+    """
+    references = audit.references
+    distances = image_distances(patches, projected[references], progress=progress).float()
+    distances[owners[:, None] == references] = torch.inf
+    several = distances.kthvalue(min(KNOWN_BY - 1, len(references)), dim=1).values
+    return distances[:, audit.trusted[references]].amin(dim=1), several
+
+
+def support_radii(nearest_trusted: Tensor, several: Tensor, trusted: Tensor, doubtful: Tensor) -> Tensor:
+    """The radius of patches (Q,), float32: at what distance at least a query has to count that is near to one.
+
+    It is 0 for a patch of a `trusted` image that is not `doubtful`, bool (Q,) both. Else there must be one trusted
+    image or several, with a margin; and `several` in any case where the patch itself is doubtful.
+    """
+    radii = _MARGIN * torch.minimum(nearest_trusted, several)
+    radii = radii.masked_fill(trusted, 0)
+    return torch.where(doubtful, torch.maximum(radii, several), radii)
+
+
+def image_distances(queries: Tensor, references: Tensor, *, progress: Progress = silent) -> Tensor:
     """Find each patch's distance to each of M images, which is that to their nearest patch, wherever it lies.
 
-    Of `queries` (N, P, D) and `references` (M, R, D), float16, gives float16 distances (N, P, M). All of them are
-    computed, 2·N·P·M·R·D operations; the expanded square of embeddings seen from their mean errs by a few
+    Of `queries` (..., D) and `references` (M, R, D), float16, gives float16 distances (..., M). All of them are
+    computed, 2·M·R·D operations for each patch; the expanded square of embeddings seen from their mean errs by a few
     thousandths, as float16 does.
     """
+    shape, queries = queries.shape[:-1], queries.reshape(-1, queries.shape[-1])
     mean = references.flatten(0, 1).double().mean(dim=0).float()
     centred = references.float() - mean
     # ‖p-q‖² - ‖q‖² in one product: (-2p, ‖p‖²)·(q, 1)
     rows = torch.cat([-2 * centred, centred.square().sum(dim=2, keepdim=True)], dim=2)
-    found = torch.empty(*queries.shape[:2], len(references), dtype=torch.float16, device=queries.device)
+    found = torch.empty(len(queries), len(references), dtype=torch.float16, device=queries.device)
 
-    def measure(image: int) -> None:
-        seen = queries[image].float() - mean
-        columns = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).T.contiguous()  # (D + 1, P)
+    def measure(start: int) -> None:
+        seen = queries[start : start + _FEW_QUERIES].float() - mean
+        columns = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).T.contiguous()  # (D + 1, q)
         step = max(1, _BLOCK_BYTES // (4 * rows.shape[1] * columns.shape[1]))
-        nearest = torch.cat([(part @ columns).amin(dim=1) for part in torch.split(rows, step)])  # (M, P)
-        found[image] = (nearest + seen.square().sum(dim=1)).clamp_min(0).sqrt().T
+        nearest = torch.cat([(part @ columns).amin(dim=1) for part in torch.split(rows, step)])  # (M, q)
+        found[start : start + _FEW_QUERIES] = (nearest + seen.square().sum(dim=1)).clamp_min(0).sqrt().T
 
+    starts = range(0, len(queries), _FEW_QUERIES)
     each = single_threaded_workers().map if queries.device.type == "cpu" else map
-    for _ in each(measure, range(len(queries))):
-        pass  # but for what it may raise
-    return found
+    for start, _ in zip(starts, each(measure, starts), strict=True):
+        progress("comparing images", min(start + _FEW_QUERIES, len(queries)), len(queries))
+    return found.view(*shape, len(references))

@@ -1,16 +1,18 @@
 """The memory bank: chosen training patches, how far each is trusted, and which image it came from."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from softpatch.memory.agreement import Audit, support, support_radii
 from softpatch.memory.coreset import greedy_coreset
 from softpatch.memory.neighbours import SearchIndex, nearest_neighbours, search_index
 from softpatch.progress import Progress, silent
 
 _LIKELIEST = 8  # patches of an image that are scored first, to know what the others have to exceed
+_SURE = 0.7  # of a coreset: patches that need no support
 _SURELY_LESS = 1 - 1e-5  # in spite of rounding
 
 
@@ -19,12 +21,14 @@ class MemoryBank:
     """What nominal patches look like.
 
     `patches` (M, D) float16 are embeddings, `weights` (M,) float32 their soft weights (1 without soft weights), and
-    `owners` (M,) int64 the numbers of the training images they were taken from.
+    `owners` (M,) int64 the numbers of the training images they were taken from. A query nearer to a patch than that
+    patch's support radius, of `radii` (M,) float32, counts as being so far; 0 leaves distances as they are.
     """
 
     patches: Tensor
     weights: Tensor
     owners: Tensor
+    radii: Tensor
 
     @cached_property
     def index(self) -> SearchIndex:
@@ -32,7 +36,7 @@ class MemoryBank:
         return search_index(self.patches)
 
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None, enough: Tensor | None = None) -> Tensor:
-        """Patch scores, equation (10): weight of the nearest bank patch times the distance to it.
+        """Patch scores, equation (10): weight of the nearest bank patch times the distance to it, its radius at least.
 
         `embeddings` (N, P, D) give float32 scores (N, P), >= 0. With `owners` (N,) int64, the training number of
         each image, an image is scored against the bank without the patches it gave itself. In place of a score
@@ -44,6 +48,7 @@ class MemoryBank:
             self.index,
             query_owners=None if owners is None else owners.repeat_interleave(positions),
             bank_owners=self.owners,
+            radii=self.radii,
             enough=None if enough is None else (enough / self.weights.max()).repeat_interleave(positions),
         )
         return (self.weights[indices] * distances).view(count, positions)
@@ -60,22 +65,29 @@ class MemoryBank:
         highest, positions = self.score(embeddings, owners=owners, enough=known * _SURELY_LESS).max(dim=1)
         return highest, positions
 
+    def with_radii(self, radii: Tensor) -> "MemoryBank":
+        """The same patches under other support radii (M,); what they are searched by is shared."""
+        other = replace(self, radii=radii)
+        other.__dict__["index"] = self.index  # as cached_property keeps it
+        return other
+
     def to(self, device: torch.device) -> "MemoryBank":
         """The same bank on another device."""
-        return MemoryBank(self.patches.to(device), self.weights.to(device), self.owners.to(device))
+        return MemoryBank(*(value.to(device) for value in (self.patches, self.weights, self.owners, self.radii)))
 
 
 @dataclass(frozen=True, eq=False)
 class ChosenPatches:
-    """Which training patches a bank will hold: `indices` (M,) int64 into all N·P, their soft `weights` and `owners`."""
+    """Which training patches a bank will hold: `indices` (M,) int64 into all N·P, and what it will say of each."""
 
     indices: Tensor
     weights: Tensor
     owners: Tensor
+    radii: Tensor
 
     def bank(self, patches: Tensor) -> MemoryBank:
         """The bank of the chosen patches, given their embeddings (M, D) float16 in this order."""
-        return MemoryBank(patches, self.weights, self.owners)
+        return MemoryBank(patches, self.weights, self.owners, self.radii)
 
 
 def choose_patches(
@@ -95,6 +107,51 @@ def choose_patches(
     those kept. Their owners are numbers of images, of which every `copies` of the N show the same.
     """
     count, positions, dim = projected.shape
-    size = min(max_bank_size, max(1, int(coreset_ratio * count * positions / copies + 1e-9)))
+    size = _bank_size(count * positions, copies, coreset_ratio, max_bank_size)
     chosen = greedy_coreset(projected.view(count * positions, dim), kept, size, progress=progress)
-    return ChosenPatches(chosen, weights.flatten()[chosen], chosen // (positions * copies))
+    weights = weights.flatten()[chosen]
+    return ChosenPatches(chosen, weights, chosen // (positions * copies), torch.zeros_like(weights))
+
+
+def choose_supported_patches(
+    projected: Tensor,
+    audit: Audit,
+    doubtful: Tensor,
+    for_map: Tensor,
+    places: Tensor,
+    *,
+    coreset_ratio: float,
+    max_bank_size: int,
+    progress: Progress = silent,
+) -> tuple[ChosenPatches, ChosenPatches]:
+    """Draw a coreset from all patches: the same for the image score and the anomaly map, with support radii for each.
+
+    `projected` (N·G, P, d) float16 describe the patches of G copies of each of N images, the image itself first, whose
+    positions show the `places` (G, P) of it. `doubtful` and `for_map` (N, P), bool, are patches of the images that
+    several others have to know, for either. Of M = ⌊coreset_ratio · N·P⌋ patches 70 % are of trusted images and not
+    doubtful: a greedy coreset is drawn to what is rare, so defects would else take most of it.
+    """
+    copies, (_, positions, dim) = len(places), projected.shape
+    patches = projected.view(-1, dim)
+    size = _bank_size(len(patches), copies, coreset_ratio, max_bank_size)
+    sure = (audit.trusted[:, None] & ~doubtful)[:, places].flatten()
+    some = greedy_coreset(patches, sure.nonzero()[:, 0], max(1, int(_SURE * size)), progress=progress)
+    others = greedy_coreset(patches, (~sure).nonzero()[:, 0], size - len(some), progress=progress)
+    chosen = torch.cat([some, others])
+    owners, place = chosen // (positions * copies), places.flatten()[chosen % (positions * copies)]
+    trusted, unsure, unsure_for_map = audit.trusted[owners], doubtful[owners, place], for_map[owners, place]
+    asked = (~trusted | unsure | unsure_for_map).nonzero()[:, 0]
+    shown = projected[owners[asked] * copies, place[asked]]  # on the image itself
+    nearest_trusted, several = support(shown, owners[asked], projected[::copies], audit, progress=progress)
+    weights = torch.ones(len(chosen), device=projected.device)
+
+    def supported(doubtful: Tensor) -> ChosenPatches:
+        radii = torch.zeros_like(weights)
+        radii[asked] = support_radii(nearest_trusted, several, trusted[asked], doubtful[asked])
+        return ChosenPatches(chosen, weights, owners, radii)
+
+    return supported(unsure), supported(unsure_for_map)
+
+
+def _bank_size(patches: int, copies: int, coreset_ratio: float, max_bank_size: int) -> int:
+    return min(max_bank_size, max(1, int(coreset_ratio * patches / copies + 1e-9)))

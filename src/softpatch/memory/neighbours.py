@@ -68,6 +68,7 @@ def nearest_neighbours(
     *,
     query_owners: Tensor | None = None,
     bank_owners: Tensor | None = None,
+    radii: Tensor | None = None,
     enough: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Find each query's nearest bank patch: Euclidean distances (Q,) float32 and int64 indices (Q,), equation (9).
@@ -75,7 +76,7 @@ def nearest_neighbours(
     `queries` are (Q, D). With owners, (Q,) and (M,) integers such as image numbers, bank patches that share a query's
     owner are passed over; a query that then has no candidate gets an infinite distance. Of bank patches equally near
     the first is found. The distance is computed by difference, so it does not suffer from the cancellation of the
-    expanded square.
+    expanded square. With `radii` (M,) float32, a query nearer to a patch than its radius counts as being so far.
 
     Where a query has a patch nearer than is `enough` for it (Q,), on a CPU any such patch may be found, which takes a
     fraction of the time.
@@ -83,13 +84,15 @@ def nearest_neighbours(
     if query_owners is None or bank_owners is None:
         query_owners = torch.full((len(queries),), -1, device=queries.device)
         bank_owners = torch.full((len(index.points),), -2, device=queries.device)
+    radii = torch.zeros(len(index.points), device=queries.device) if radii is None else radii
     layout = index.layout
     if layout is None:
-        return _search_all(queries.float(), index, query_owners, bank_owners)
+        return _search_all(queries.float(), index, query_owners, bank_owners, radii)
     limits = torch.zeros(len(queries)) if enough is None else enough.float().square().clamp_max(float(UNSEEN))
     leaves, axes = layout.leaves, layout.axes
     owners = bank_owners.long().numpy()[leaves.members]
-    bank = (half_bits(index.points), leaves.members, owners, leaves.rows, leaves.lows, leaves.highs)
+    floors = radii.square().numpy()
+    bank = (half_bits(index.points), floors, leaves.members, owners, leaves.rows, leaves.lows, leaves.highs)
     distances, indices = np.empty(len(queries), np.float32), np.empty(len(queries), np.int64)
 
     def settle(part: slice) -> None:
@@ -110,17 +113,24 @@ def nearest_neighbours(
 
 
 def _search_all(
-    queries: Tensor, index: SearchIndex, query_owners: Tensor, bank_owners: Tensor, block_bytes: int = 2**28
+    queries: Tensor,
+    index: SearchIndex,
+    query_owners: Tensor,
+    bank_owners: Tensor,
+    radii: Tensor,
+    block_bytes: int = 2**28,
 ) -> tuple[Tensor, Tensor]:
     """Compute all distances, as suits a GPU, so many at a time that they take `block_bytes`."""
     points = index.points.float() - index.mean
-    half_norms = points.square().sum(dim=1) / 2
+    half_norms, half_floors = points.square().sum(dim=1) / 2, radii.square() / 2
     found = []
     block = max(1, block_bytes // (4 * len(points)))
     for asked, owners in zip(torch.split(queries, block), torch.split(query_owners, block), strict=True):
-        halves = torch.addmm(half_norms, asked - index.mean, points.T, alpha=-1)  # ‖q-m‖²/2 less ‖q‖²/2
+        centred = asked - index.mean
+        halves = torch.addmm(half_norms, centred, points.T, alpha=-1)  # ‖q-m‖²/2 less ‖q‖²/2
+        halves = torch.maximum(halves.add_(centred.square().sum(dim=1, keepdim=True) / 2), half_floors)
         best, nearest = halves.masked_fill_(owners[:, None] == bank_owners, torch.inf).min(dim=1)
-        distances = (asked - index.points[nearest].float()).square().sum(dim=1).sqrt()
+        distances = torch.maximum((asked - index.points[nearest].float()).square().sum(dim=1).sqrt(), radii[nearest])
         found.append((distances.masked_fill(best == torch.inf, torch.inf), nearest))
     distances, indices = (torch.cat(parts) for parts in zip(*found, strict=True))
     return distances, indices
@@ -129,6 +139,7 @@ def _search_all(
 @compiled
 def _settle(  # type: ignore[no-untyped-def]
     bits,
+    floors,
     members,
     owners,
     rows,
@@ -147,8 +158,8 @@ def _settle(  # type: ignore[no-untyped-def]
 
     Of points p and q with ‖p-q‖² = ‖p‖² + ‖q‖² - 2p·q the product is at most that of their descriptions. So p is not
     nearer than a squared distance d where that product, less ‖p‖²/2, is below ‖q‖²/2 - d/2. Small parts of ‖q‖² and of
-    d allow for rounding, since ‖p‖ is at most ‖q‖ + √d where p is nearer. A squared distance below the query's of the
-    `limits` settles it.
+    d allow for rounding, since ‖p‖ is at most ‖q‖ + √d where p is nearer. A squared distance counts as the point's of
+    the `floors` (M,) at least; one below the query's of the `limits` settles it.
     """
     leaves, count, width = len(members), len(queries), rows.shape[1]
     boxes, products = np.empty((leaves, count), np.float32), np.empty((count, LEAF), np.float32)
@@ -161,7 +172,7 @@ def _settle(  # type: ignore[no-untyped-def]
         # Begin with what the query before it found, which lies beside it, and the likeliest of the nearest leaf.
         nearest, least = np.int64(-1), UNSEEN  # and its squared distance
         if found >= 0 and giver != query_owners[i]:
-            nearest, least = found, squared_distance(bits, found, queries, i)
+            nearest, least = found, max(floors[found], squared_distance(bits, found, queries, i))
         leaf = likeliest[i]
         met[0] = i
         _multiply(query_rows, met, 1, room, rows, leaf, products)
@@ -170,7 +181,7 @@ def _settle(  # type: ignore[no-untyped-def]
         place = place_of_least(away)
         point = members[leaf, place]
         if point >= 0 and owners[leaf, place] != query_owners[i]:
-            squared = squared_distance(bits, point, queries, i)
+            squared = max(floors[point], squared_distance(bits, point, queries, i))
             if squared < least or (squared == least and point < nearest):
                 nearest, least, found, giver = point, squared, point, owners[leaf, place]
         distances[i], indices[i] = least, nearest
@@ -193,7 +204,9 @@ def _settle(  # type: ignore[no-untyped-def]
                 near += (products[n, p] >= needed) & (owners[leaf, p] != query_owners[i])
             for k in range(near):
                 point = members[leaf, chosen[k]]
-                squared = squared_distance(bits, point, queries, i)
+                if floors[point] > least:
+                    continue
+                squared = max(floors[point], squared_distance(bits, point, queries, i))
                 if squared < least or (squared == least and point < nearest):
                     nearest, least = point, squared
             distances[i], indices[i] = least, nearest

@@ -19,12 +19,14 @@ class PatchNoise:
     """What the discriminators make of all training patches.
 
     `fused` (N, P) decides which patches are kept; `weights` (N, P) are their soft weights; `outlying` in [0, 1] is the
-    share of patches that stand out at their position (see `outlying_share`).
+    share of patches that stand out at their position (see `outlying_share`). `apart` (N, P) are the distances to the
+    nearest patch at the same position, where the settings ask for them.
     """
 
     fused: Tensor
     weights: Tensor
     outlying: float
+    apart: Tensor
 
 
 def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress = silent) -> PatchNoise:
@@ -41,6 +43,7 @@ def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress =
                 scores[name][:, group] = values
             progress("noise scores", group.stop, positions)
     fused = projected.new_zeros(count, positions, dtype=torch.float32)
+    apart = scores.get("nearest", fused)
     weights = torch.ones_like(fused)
     chosen = [scores[name] for name in settings.discriminators]
     if len(chosen) == 1:
@@ -51,7 +54,7 @@ def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress =
         weights = scores[settings.weight_discriminator]
     if settings.weight_rule == "clipped":
         weights = clip_above_quantile(weights, settings.weight_clip_quantile)
-    return PatchNoise(fused, weights, min((outlying_share(score) for score in chosen), default=0.0))
+    return PatchNoise(fused, weights, min((outlying_share(score) for score in chosen), default=0.0), apart)
 
 
 def outlying_share(scores: Tensor) -> float:
@@ -111,6 +114,13 @@ def kept_patches(noise: Tensor, discard_fraction: float) -> Tensor:
     dropped = int(discard_fraction * noise.numel() + 1e-9)
     order = noise.flatten().argsort(stable=True)
     return order[: noise.numel() - dropped].sort().values
+
+
+def noisiest(noise: Tensor, share: float) -> Tensor:
+    """Which patches are among the given share with the highest noise scores: bool, of the shape of `noise` (N, P)."""
+    found = torch.ones(noise.numel(), dtype=torch.bool, device=noise.device)
+    found[kept_patches(noise, share)] = False
+    return found.view_as(noise)
 
 
 def clip_above_quantile(weights: Tensor, quantile: float) -> Tensor:
