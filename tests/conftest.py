@@ -40,7 +40,7 @@ def defective_images() -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def fitted(good_images: np.ndarray, defective_images: np.ndarray) -> SoftPatch:
-    """SoftPatch+ fitted on 12 good plates and a defective one."""
+    """The default fitted on 12 good plates and a defective one."""
     return tiny_softpatch().fit(np.concatenate([good_images, defective_images[:1]]))
 
 

@@ -161,7 +161,9 @@ def test_nothing_can_be_discarded_without_a_discriminator() -> None:
 
 
 def test_an_unknown_preset_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^preset 'padim' is unknown; choose from softpatch\+, softpatch, patchcore$"):
+    with pytest.raises(
+        InputError, match=r"^preset 'padim' is unknown; choose from agreement, softpatch\+, softpatch, patchcore$"
+    ):
         preset_settings("padim", {})
 
 

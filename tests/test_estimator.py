@@ -104,7 +104,14 @@ def test_progress_is_told_stage_by_stage(good_images: np.ndarray) -> None:
     told: list[tuple[str, int, int]] = []
     tiny_softpatch().fit(good_images, progress=lambda *report: told.append(report))
     stages = list(dict.fromkeys(stage for stage, _, _ in told))
-    assert stages == ["patch embeddings", "noise scores", "coreset", "patches of the bank", "calibration"]
+    assert stages == [
+        "patch embeddings",
+        "noise scores",
+        "comparing images",
+        "coreset",
+        "patches of the bank",
+        "calibration",
+    ]
     for stage in stages:
         last = [report for report in told if report[0] == stage][-1]
         assert last[1] == last[2]

@@ -22,6 +22,13 @@ def model(fitted: SoftPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def two_banks(good_images, tmp_path: Path) -> Path:
+    path = tmp_path / "two.safetensors"
+    tiny_softpatch(preset="softpatch+").fit(good_images).save(path)
+    return path
+
+
 def header_of(path: Path) -> dict:
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
@@ -132,6 +139,9 @@ def test_senseless_header(model: Path, header: str) -> None:
         ({"threshold": 10**400}, "not a sensible"),
         ({"training_images": True}, "training_images is True"),
         ({"copies": 1.5}, "copies is 1.5"),
+        ({"contamination": 0.1}, "not a sensible"),
+        ({"contamination": {"estimate": 0.3, "low": 0.4, "high": 0.5}}, "contamination is"),
+        ({"contamination": {"estimate": float("nan"), "low": 0.0, "high": 0.5}}, "contamination is"),
         ({"settings": {"backbone": "resnet18", "colour": 1}}, "colour"),
         ({"settings": {"backbone": "resnet18", "crop": "64"}}, "crop is '64'"),
         ({"settings": {"backbone": "resnet34"}}, "'resnet18' in one place and 'resnet34' in another"),
@@ -176,7 +186,10 @@ def test_a_header_too_deep_to_parse(model: Path) -> None:
         ("weights", lambda tensor: tensor * 3e37, "absurdly large"),
         ("weights", lambda tensor: -tensor, "negative"),
         ("owners", lambda tensor: tensor - 100, "negative"),
-        ("patches", lambda tensor: tensor[:, 1:].contiguous(), "different sizes"),
+        ("radii", lambda tensor: -tensor - 1, "support radii"),
+        ("radii", lambda tensor: tensor * torch.inf, "support radii"),
+        ("radii", lambda tensor: tensor[1:], "support radii"),
+        ("radii", lambda tensor: tensor.double(), "support radii"),
     ],
 )
 def test_senseless_tensors_under_a_right_digest(model: Path, name: str, change: Callable, message: str) -> None:
@@ -187,10 +200,35 @@ def test_senseless_tensors_under_a_right_digest(model: Path, name: str, change: 
         SoftPatch.load(model)
 
 
+@pytest.mark.parametrize("name", ["classification", "segmentation"])
+def test_support_radii_are_looked_at_in_either_bank(model: Path, name: str) -> None:
+    tensors = load_file(model)
+    assert tensors[f"{name}.radii"].any()
+    tensors[f"{name}.radii"] -= 9
+    forge(model, header_of(model), tensors)
+    with pytest.raises(ModelFileError, match=f"support radii of its {name} bank"):
+        SoftPatch.load(model)
+
+
+def test_two_banks_come_back(two_banks: Path) -> None:
+    assert "segmentation.patches" in load_file(two_banks)
+    assert not any(name.endswith("radii") for name in load_file(two_banks))
+    banks = SoftPatch.load(two_banks).detector.banks
+    assert banks.segmentation.patches.shape == banks.classification.patches.shape
+    assert not torch.equal(banks.segmentation.patches, banks.classification.patches)
+
+
+def test_banks_of_different_sizes(two_banks: Path) -> None:
+    tensors = load_file(two_banks)
+    tensors["classification.patches"] = tensors["classification.patches"][:, 1:].contiguous()
+    forge(two_banks, header_of(two_banks), tensors)
+    with pytest.raises(ModelFileError, match="different sizes"):
+        SoftPatch.load(two_banks)
+
+
 def test_banks_that_do_not_belong_to_the_backbone(model: Path) -> None:
     tensors = load_file(model)
-    for bank in ("classification", "segmentation"):
-        tensors[f"{bank}.patches"] = tensors[f"{bank}.patches"][:, 1:].contiguous()
+    tensors["classification.patches"] = tensors["classification.patches"][:, 1:].contiguous()
     forge(model, header_of(model), tensors)
     with pytest.raises(ModelFileError, match="does not belong to its backbone 'resnet18'"):
         SoftPatch.load(model)

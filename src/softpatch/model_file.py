@@ -5,7 +5,7 @@ The format is described in docs/file-formats.md. Nothing is pickled; the same de
 
 import hashlib
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -197,7 +197,7 @@ def _bank_tensors(name: str, bank: MemoryBank) -> dict[str, Tensor]:
 
 def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
     patches, weights, owners = (tensors[f"{name}.{key}"] for key in ("patches", "weights", "owners"))
-    bank = MemoryBank(patches, weights, owners, _radii(name, tensors, weights))
+    bank = MemoryBank(patches, weights, owners, torch.zeros_like(weights))
     size = (len(bank.patches),)
     if bank.patches.ndim != 2 or bank.weights.shape != size or bank.owners.shape != size or not bank.patches.numel():
         raise ValueError(f"the tensors of its {name} bank do not belong together")
@@ -207,7 +207,7 @@ def _bank(name: str, tensors: dict[str, Tensor]) -> MemoryBank:
         raise ValueError(f"its {name} bank holds values that are not finite numbers, or absurdly large")
     if bank.weights.min() < 0 or bank.owners.min() < 0:
         raise ValueError(f"its {name} bank holds negative weights or image numbers")
-    return bank
+    return replace(bank, radii=_radii(name, tensors, weights))
 
 
 def _contamination(values: dict[str, Any] | None) -> Contamination | None:
