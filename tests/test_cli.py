@@ -44,7 +44,16 @@ def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_fold
         rows = list(csv.DictReader(file))
     lines = [json.loads(line) for line in (results / "predictions.jsonl").read_text().splitlines()]
     assert [row["path"] for row in rows] == [line["path"] for line in lines] == sorted(row["path"] for row in rows)
-    assert list(lines[0]) == ["path", "image_score", "threshold", "is_anomalous", "peak_x", "peak_y"]
+    assert list(lines[0]) == [
+        "path",
+        "image_score",
+        "threshold",
+        "check_threshold",
+        "is_anomalous",
+        "verdict",
+        "peak_x",
+        "peak_y",
+    ]
     for row, line in zip(rows, lines, strict=True):
         assert (row["is_anomalous"] == "true") == line["is_anomalous"] == (line["image_score"] > line["threshold"])
         assert 0 <= line["peak_x"] < 64

@@ -53,8 +53,8 @@ def test_map_file_is_the_map_at_original_size(fitted: SoftPatch, defective_image
 
 def test_outputs_keep_the_folders_of_the_images(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
     refs = [sample.ref for sample in open_dataset(plate_folder).test]
-    judged, anomalous = write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
-    assert (judged, anomalous >= 4) == (8, True)
+    verdicts = write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
+    assert (verdicts.total(), verdicts["anomalous"] >= 4) == (8, True)
     assert len(list((tmp_path / "out/maps/blot").glob("*.png.tiff"))) == 4
     assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 8
 
@@ -113,7 +113,7 @@ def test_comparison_picture(fitted: SoftPatch, plate_folder: Path, tmp_path: Pat
     samples = open_dataset(plate_folder).test
     answers = fitted.predict([ImageRef(sample.ref.name, sample.ref.read) for sample in samples])
     result = evaluate(fitted.detector, samples)
-    draw_comparison(samples, {"softpatch+": answers}, {"softpatch+": result}, tmp_path / "picture.png")
+    draw_comparison(samples, {"agreement": answers}, {"agreement": result}, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size[0] > 400
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100

@@ -39,6 +39,24 @@ def test_anomalous_images_among_them_do_not_hide_themselves(contamination: float
     assert (anomalous > threshold).float().mean() > 0.9
 
 
+@pytest.mark.parametrize("rate", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("contamination", [0.0, 0.2, 0.35])
+def test_with_the_contamination_known_the_rate_asked_for_is_kept(contamination: float, rate: float) -> None:
+    nominal = lognormal(3000)
+    anomalous = lognormal(round(3000 * contamination / (1 - contamination)), mean=2.0)
+    threshold = decision_threshold(torch.cat([nominal, anomalous]), rate, contamination)
+    assert rate / 6 < (lognormal(20000, seed=2) > threshold).float().mean() <= rate  # the tail may be longer
+    skew = decision_threshold(torch.cat([skewed(3000, seed=0), anomalous]), rate, contamination)
+    assert (skewed(20000, seed=1) > skew).float().mean() < 1.3 * rate
+
+
+def test_an_estimate_of_half_the_contamination_moves_the_threshold_little() -> None:
+    scores = torch.cat([lognormal(700), lognormal(300, mean=2.0)])
+    known, half = (decision_threshold(scores, 0.01, contamination) for contamination in (0.3, 0.15))
+    assert known < half < 1.3 * known
+    assert half < lognormal(300, mean=2.0).quantile(0.01)
+
+
 def test_scale_and_order_do_not_matter() -> None:
     scores = lognormal(101)
     assert decision_threshold(scores * 7, 0.01) == pytest.approx(7 * decision_threshold(scores, 0.01), rel=1e-5)
@@ -48,3 +66,5 @@ def test_scale_and_order_do_not_matter() -> None:
 def test_equal_and_zero_scores_are_no_trouble() -> None:
     assert decision_threshold(torch.ones(5), 0.01) == pytest.approx(1)
     assert math.isfinite(decision_threshold(torch.zeros(5), 0.01))
+    assert decision_threshold(torch.ones(5), 0.01, 0.2) == pytest.approx(1)
+    assert math.isfinite(decision_threshold(torch.zeros(5), 0.01, 0.2))

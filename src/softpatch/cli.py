@@ -38,6 +38,7 @@ Category = Annotated[str | None, typer.Option(help="The category, where the data
 Version = Annotated[bool, typer.Option("--version", help="Show the version and leave.")]
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
+CheckShare = Annotated[float, typer.Option(help="Share of good images, beside those, that somebody is to check.")]
 ModelOutput = Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 
@@ -65,6 +66,7 @@ def fit(
     ] = None,
     coreset_ratio: CoresetRatio = Settings.coreset_ratio,
     false_alarm_rate: FalseAlarmRate = Settings.false_alarm_rate,
+    check_share: CheckShare = Settings.check_share,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = Settings.seed,
     layout: Layout = "auto",
     category: Category = None,
@@ -92,6 +94,7 @@ def fit(
         symmetries=symmetries,
         coreset_ratio=coreset_ratio,
         false_alarm_rate=false_alarm_rate,
+        check_share=check_share,
         seed=seed,
         device=device,
         batch_size=batch_size,
@@ -170,14 +173,15 @@ def predict(
             predictions = detector.predict_each(
                 refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
             )
-            judged, anomalous = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
+            verdicts = write_outputs(predictions, refs, output, maps=maps, overlays=overlays)
         write_skipped(skipped, output / "skipped.csv")
         table = output / "skipped.csv"
     finally:
         list_skipped(skipped, table)
     if note:
         say(note)
-    print(f"{printable(str(output / 'predictions.csv'))}: {judged} images, {anomalous} anomalous")
+    found = f"{verdicts.total()} images, {verdicts['anomalous']} anomalous, {verdicts['check']} to check"
+    print(f"{printable(str(output / 'predictions.csv'))}: {found}")
 
 
 @app.command()

@@ -42,7 +42,8 @@ class Settings:
         max_bank_size: what it is at most.
     Answers:
         smoothing_sigma: of the anomaly map, in pixels of the crop. false_alarm_rate: the share of nominal images
-        that the decision threshold calls anomalous.
+        that the decision threshold calls anomalous. check_share: the share of them that lies below it, but high enough
+        to be checked by somebody.
     """
 
     resize: int = 256
@@ -67,6 +68,7 @@ class Settings:
     max_bank_size: int = 50_000
     smoothing_sigma: float = 4.0
     false_alarm_rate: float = 0.01
+    check_share: float = 0.05
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -83,6 +85,7 @@ class Settings:
         _within("weight_clip_quantile", self.weight_clip_quantile, 0, 1)
         _within("coreset_ratio", self.coreset_ratio, 1e-5, 1)
         _within("false_alarm_rate", self.false_alarm_rate, 1e-4, 0.5)
+        _within("check_share", self.check_share, 0, 0.5 - self.false_alarm_rate)
         if self.smoothing_sigma != 0:  # 0 leaves the map as it is
             _within("smoothing_sigma", self.smoothing_sigma, 0.1, 100)
         _within("gaussian_epsilon", self.gaussian_epsilon, 1e-6, 1e6)

@@ -171,9 +171,10 @@ def choose_banks(
 class Detector:
     """A fitted detector: images in, predictions out.
 
-    `grid` is the patch grid (H, W). `threshold` applies to image scores, `map_threshold` to anomaly maps. Of each of
-    the `training_images` so many `copies` were learned from, turned and mirrored; 1 is the image alone. How many of
-    them look anomalous says `contamination`, None where the settings do not ask images of each other.
+    `grid` is the patch grid (H, W). `threshold` applies to image scores, as does the lower `check_threshold`, and
+    `map_threshold` to anomaly maps. Of each of the `training_images` so many `copies` were learned from, turned and
+    mirrored; 1 is the image alone. How many of them look anomalous says `contamination`, None where the settings do not
+    have images compared with each other.
     """
 
     settings: Settings
@@ -182,6 +183,7 @@ class Detector:
     banks: PatchDetector
     grid: tuple[int, int]
     threshold: float
+    check_threshold: float
     map_threshold: float
     training_images: int
     copies: int
@@ -236,8 +238,12 @@ class Detector:
         banks = PatchDetector.of(learned, embeddings_of).to(device)
         embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
         image_scores, map_peaks = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
-        rate = settings.false_alarm_rate
-        thresholds = decision_threshold(image_scores, rate), decision_threshold(map_peaks, rate)
+        contamination = None if learned.contamination is None else learned.contamination.estimate
+        thresholds = (
+            decision_threshold(image_scores, settings.false_alarm_rate, contamination),
+            decision_threshold(image_scores, settings.false_alarm_rate + settings.check_share, contamination),
+            decision_threshold(map_peaks, settings.false_alarm_rate, contamination),
+        )
         found = (*thresholds, len(seen.refs), copies, learned.contamination)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
@@ -280,6 +286,7 @@ class Detector:
                     path=ref.name,
                     image_score=float(image_scores[i]),
                     threshold=self.threshold if threshold is None else threshold,
+                    check_threshold=self.check_threshold * strictness,
                     peak_x=peak_x,
                     peak_y=peak_y,
                     width=width,

@@ -55,6 +55,7 @@ class SoftPatch:
         max_bank_size: int | None = None,
         smoothing_sigma: float | None = None,
         false_alarm_rate: float | None = None,
+        check_share: float | None = None,
         seed: int | None = None,
         device: str = Runtime.device,
         batch_size: int = Runtime.batch_size,
@@ -87,6 +88,7 @@ class SoftPatch:
                 "max_bank_size": max_bank_size,
                 "smoothing_sigma": smoothing_sigma,
                 "false_alarm_rate": false_alarm_rate,
+                "check_share": check_share,
                 "seed": seed,
             },
         )
@@ -133,7 +135,7 @@ class SoftPatch:
     ) -> list[Prediction]:
         """Judge images, in order: of a folder laid out as a dataset, its test images.
 
-        `threshold` replaces the calibrated one, and scales that of the maps alike. An unreadable image goes to
+        `threshold` replaces the calibrated one, and scales the others alike. An unreadable image goes to
         `on_skip`, or raises `ImageError` where none is given. For a long list, use `predict_each`.
         """
         return list(self.predict_each(images, threshold=threshold, on_skip=on_skip, progress=progress))

@@ -65,6 +65,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         },
         "grid": detector.grid,
         "threshold": detector.threshold,
+        "check_threshold": detector.check_threshold,
         "map_threshold": detector.map_threshold,
         "training_images": detector.training_images,
         "copies": detector.copies,
@@ -98,6 +99,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
             raise ValueError("its two banks hold embeddings of different sizes")
         rows, columns = (_whole(side, "grid") for side in header["grid"])
         threshold = _number(header["threshold"], "threshold")
+        check_threshold = _number(header.get("check_threshold", threshold), "check_threshold")
         map_threshold = _number(header["map_threshold"], "map_threshold")
         training_images, copies = (_whole(header[name], name) for name in ("training_images", "copies"))
         contamination = _contamination(header.get("contamination"))
@@ -125,7 +127,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
     banks = PatchDetector(classification, segmentation).to(device)
     if embedding_shape(backbone, settings) != ((rows, columns), classification.patches.shape[1]):
         raise ModelFileError(f"{path} holds a bank or a grid that does not belong to its backbone {name!r}; fit anew")
-    answers = (threshold, map_threshold, training_images, copies, contamination)
+    answers = (threshold, check_threshold, map_threshold, training_images, copies, contamination)
     return Detector(settings, runtime, backbone, banks, (rows, columns), *answers)
 
 

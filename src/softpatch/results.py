@@ -1,10 +1,13 @@
 """What a detector says of an image."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from softpatch.data.framing import Framing
+
+Verdict = Literal["good", "check", "anomalous"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -12,13 +15,15 @@ class Prediction:
     """The answer for one image.
 
     `image_score` >= 0 is the largest patch score; higher means more anomalous. `is_anomalous` says that it exceeds
-    `threshold`. `peak_x`, `peak_y` are the centre of the patch with the largest score, in pixels of the original
-    image of `width` x `height`. `anomaly_map` is float32 (crop, crop); values above `map_threshold` outline defects.
+    `threshold`; `verdict` tells those below it that exceed `check_threshold` from good ones. `peak_x`, `peak_y` are the
+    centre of the patch with the largest score, in pixels of the original image of `width` x `height`. `anomaly_map` is
+    float32 (crop, crop); values above `map_threshold` outline defects.
     """
 
     path: str
     image_score: float
     threshold: float
+    check_threshold: float
     peak_x: float
     peak_y: float
     width: int
@@ -31,6 +36,13 @@ class Prediction:
     def is_anomalous(self) -> bool:
         """Whether the image score exceeds the threshold."""
         return self.image_score > self.threshold
+
+    @property
+    def verdict(self) -> Verdict:
+        """ "anomalous" above the threshold, "check" between the two, "good" below both."""
+        if self.is_anomalous:
+            return "anomalous"
+        return "check" if self.image_score > self.check_threshold else "good"
 
     def map_at_original_size(self) -> Tensor:
         """The anomaly map over the original image: float32 (height, width), NaN where the crop does not reach."""

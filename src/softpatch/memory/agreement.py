@@ -22,7 +22,7 @@ REFERENCES = 256
 """Images that others are compared with at most, so that the cost grows with their number and not with its square."""
 _FEWEST = 10  # images; of fewer none is distrusted
 _SUSPECTS = 0.1  # of an image's patches, at least: the farthest from those at their position
-_PAIRS = 4000  # of whole images that are compared where there are so few
+_PAIRS = 2000  # of whole images that are compared where there are so few
 _AUDITED = 0.01  # of an image's patches: the most anomalous, whose mean is its audit score
 _AT_ONCE = 0.05  # of the images are dropped
 _LEAST_DROPPED, _MOST_DROPPED = 0.1, 0.4

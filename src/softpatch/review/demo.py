@@ -7,6 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from softpatch.atomic import replacing
+from softpatch.config import DEFAULT_PRESET
 from softpatch.data.demo import TRUTH_TABLE, write_demo_dataset
 from softpatch.data.layouts import Sample, open_dataset
 from softpatch.errors import InputError
@@ -17,14 +18,14 @@ from softpatch.review.evaluation import Evaluation, evaluate
 from softpatch.review.outputs import write_outputs
 from softpatch.review.pictures import colour_scale, tint
 
-_METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+"}
+_METHODS = {"patchcore": "PatchCore", DEFAULT_PRESET: "softpatch"}
 _PICTURE = "why-noise-matters.png"
 
 
 def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> list[str]:
-    """Make a contaminated dataset in `folder`, fit and evaluate PatchCore and SoftPatch+, and draw the difference.
+    """Make a contaminated dataset in `folder`, fit and evaluate PatchCore and our default, and draw the difference.
 
-    Leaves `images/`, a model per method, the predictions and overlays of SoftPatch+, and one picture that compares
+    Leaves `images/`, a model per method, the predictions and overlays of the latter, and one picture that compares
     the two. Returns the lines to tell the user. Raises `InputError` for a `folder` that holds anything but an earlier
     demo.
     """
@@ -40,7 +41,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> lis
         detector.save(folder / f"{preset}.safetensors")
         evaluations[preset] = evaluate(detector.detector, dataset.test, progress=progress)
         predictions[preset] = detector.predict(refs, progress=progress)
-    write_outputs(predictions["softpatch+"], refs, folder, overlays=True)
+    write_outputs(predictions[DEFAULT_PRESET], refs, folder, overlays=True)
     draw_comparison(dataset.test, predictions, evaluations, folder / _PICTURE)
     return [
         f"{len(dataset.train)} training images, of which nobody knows which are defective.",

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from softpatch.data.images import ImageRef
 from softpatch.errors import ImageError, InputError
-from softpatch.results import Prediction
+from softpatch.results import Prediction, Verdict
 from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.tables import prediction_tables
 
@@ -20,8 +21,8 @@ _LONGEST_NAME = 255  # bytes, on nearly every file system
 
 def write_outputs(
     predictions: Iterable[Prediction], refs: list[ImageRef], folder: Path, *, maps: bool = False, overlays: bool = False
-) -> tuple[int, int]:
-    """Write the tables, and if asked a map and an overlay per image; return how many were judged, how many anomalous.
+) -> Counter[Verdict]:
+    """Write the tables, and if asked a map and an overlay per image; return how many images got each verdict.
 
     `refs` are the images that `predictions` judge. Files are named after the image's path below the folder that all
     images share: `maps/good/000.png.tiff`, `overlays/good/000.png.png`. All of them appear when the last image is
@@ -29,7 +30,7 @@ def write_outputs(
     """
     by_name = {ref.name: ref for ref in refs}
     root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in by_name])  # noqa: PTH100, PTH120  no ".."
-    judged = anomalous = 0
+    verdicts: Counter[Verdict] = Counter()
     with prediction_tables(folder) as write, _appearing_together(folder) as staged:
         for prediction in predictions:
             write(prediction)
@@ -39,11 +40,10 @@ def write_outputs(
             if overlays:
                 image = _read_again(by_name[prediction.path], prediction)
                 save_overlay(image, prediction, staged / "overlays" / name.parent / _file_name(name.name, ".png"))
-            judged += 1
-            anomalous += prediction.is_anomalous
-        if not judged:
+            verdicts[prediction.verdict] += 1
+        if not verdicts:
             raise InputError("none of the images could be read; nothing was written")
-    return judged, anomalous
+    return verdicts
 
 
 def _read_again(ref: ImageRef, prediction: Prediction) -> Tensor:

@@ -11,7 +11,7 @@ from softpatch.atomic import replacing
 from softpatch.data.images import PREDICTIONS, SkippedImage
 from softpatch.results import Prediction
 
-COLUMNS = ("path", "image_score", "threshold", "is_anomalous", "peak_x", "peak_y")
+COLUMNS = ("path", "image_score", "threshold", "check_threshold", "is_anomalous", "verdict", "peak_x", "peak_y")
 
 
 class WriteRow(Protocol):
@@ -24,7 +24,7 @@ class WriteRow(Protocol):
 def prediction_tables(folder: Path) -> Iterator[WriteRow]:
     """Write `predictions.csv` and `predictions.jsonl` into `folder`; both appear when the block ends well.
 
-    `image_score` and `threshold` are in the detector's units, `peak_x` and `peak_y` in pixels of the original image.
+    `image_score` and the thresholds are in the detector's units, `peak_x` and `peak_y` in pixels of the original image.
     """
     with ExitStack() as stack:
         csv_path = stack.enter_context(replacing(folder / "predictions.csv"))
@@ -65,7 +65,9 @@ def _row(prediction: Prediction) -> dict[str, Any]:
         "path": prediction.path,
         "image_score": round(prediction.image_score, 6),
         "threshold": round(prediction.threshold, 6),
+        "check_threshold": round(prediction.check_threshold, 6),
         "is_anomalous": prediction.is_anomalous,
+        "verdict": prediction.verdict,
         "peak_x": round(prediction.peak_x, 1),
         "peak_y": round(prediction.peak_y, 1),
     }

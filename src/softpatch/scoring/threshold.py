@@ -2,6 +2,7 @@
 
 from statistics import NormalDist
 
+import torch
 from torch import Tensor
 
 _SMALLEST = 1e-12  # scores of zero have no logarithm
@@ -9,18 +10,29 @@ _ABOUT_AS_SHORT = 1.1
 _LONGER_ABOVE = 1.6
 """How much farther the scores of nominal images reach above their middle than below it; docs/results.md has the figures
 that this was chosen by."""
+_READ_OFF = (0.7, 0.8)  # quantiles of the nominal scores that tell their spread
+_LONGER_TAIL = 1.2  # than that of the normal curve through them; the figures are in docs/lab
 
 
-def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float) -> float:
+def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float, contamination: float | None = None) -> float:
     """The score that nominal images exceed at about the given rate, read off scores (n,) of training images.
 
     Each image must have been scored without its own patches, as a new image would be. Anomalous images lie above the
     nominal ones, so only what they cannot move is looked at: the middle of the nominal scores is that of the shortest
     interval which holds half of all (Rousseeuw's shorth, the mean over those about as short), and their spread is how
     far the scores below the middle lie from it. Both are taken of logarithms, and hold while most images are nominal.
+
+    Where an estimate of the share of anomalous images is given, `contamination`, the nominal scores are the lowest
+    others, and their spread is how far the quantiles of 70 and 80 % of them lie above their median: below what would
+    move them if twice as many were anomalous.
     """
     finite = left_out_scores[left_out_scores.isfinite()]  # the only giver of a bank has nothing to be scored against
     logs = finite.double().clamp_min(_SMALLEST).log().sort().values
+    if contamination is not None:
+        middle, *above = logs.quantile(logs.new_tensor([0.5, *_READ_OFF]) * (1 - contamination))
+        spreads = [(log - middle) / NormalDist().inv_cdf(q) for log, q in zip(above, _READ_OFF, strict=True)]
+        spread = torch.stack(spreads).mean()
+        return float((middle + NormalDist().inv_cdf(1 - false_alarm_rate) * _LONGER_TAIL * spread).exp())
     half = (len(logs) + 1) // 2
     starts, ends = logs[: len(logs) - half + 1], logs[half - 1 :]
     lengths = ends - starts
