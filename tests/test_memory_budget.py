@@ -7,7 +7,7 @@ import torch
 
 from conftest import tiny_softpatch
 from softpatch import memory_budget
-from softpatch.config import Runtime, Settings, parse_bytes
+from softpatch.config import Runtime, Settings, parse_bytes, preset_settings
 from softpatch.errors import InputError
 from softpatch.memory_budget import embedding_store, fit_memory
 
@@ -42,6 +42,12 @@ def test_only_projected_embeddings_are_stored() -> None:
     assert fit_memory(10, 16, 1024, Settings(projected_dim=32), 0).shape == (10, 16, 32)
 
 
+def test_comparing_images_needs_more() -> None:
+    plain, default = (preset_settings(preset, {}) for preset in ("softpatch+", "agreement"))
+    needed = [fit_memory(1000, 784, 128, settings, 0).rest for settings in (plain, default)]
+    assert needed[0] + 784_000 * 40 < needed[1]  # float16 distances of 78 patches to 256 images, and so on
+
+
 def test_a_large_network_needs_more() -> None:
     with_wide_resnet50_2 = fit_memory(5000, 784, 1024, Settings(), 99_000_000)  # 3.60 GB at most when it was measured
     assert 3.6e9 < with_wide_resnet50_2.rest + with_wide_resnet50_2.embeddings < 4e9
@@ -65,12 +71,12 @@ def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pyt
 
 
 def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = tiny_softpatch().fit(plate_folder)
-    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH"):  # leaves what the bank and the calibration images take, 5.10 MB
+    whole = tiny_softpatch(symmetries="none").fit(plate_folder)
+    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH", "_PER_PATCH_COMPARED"):  # leaves what the bank and the calibration images take, 5.10 MB
         monkeypatch.setattr(memory_budget, name, 0)
     stored = []
     monkeypatch.setattr(torch, "from_file", lambda *a, _real=torch.from_file, **k: stored.append(a) or _real(*a, **k))
-    again = tiny_softpatch(memory_budget="5.2MB").fit(plate_folder)
+    again = tiny_softpatch(memory_budget="5.2MB", symmetries="none").fit(plate_folder)
     assert len(stored) == 1
     assert not Path(stored[0][0]).exists()
     for one, other in zip(whole.predict(plate_folder), again.predict(plate_folder), strict=True):
@@ -81,7 +87,7 @@ def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatc
 def test_a_second_pass_finds_the_full_embeddings_of_the_chosen_patches(plate_folder: Path) -> None:
     stages: list[str] = []
     detector = tiny_softpatch(projected_dim=4).fit(plate_folder, progress=lambda stage, *_: stages.append(stage))
-    assert list(dict.fromkeys(stages))[:4] == ["patch embeddings", "noise scores", "coreset", "patches of the bank"]
+    assert list(dict.fromkeys(stages))[-3:] == ["coreset", "patches of the bank", "calibration"]
     banks = detector.detector.banks
     assert banks.classification.patches.shape[1] > 4
     # a bank patch is one of its owner's own, so that an image is at distance 0 from a bank of all patches

@@ -16,6 +16,7 @@ _BASE = 900_000_000  # the program, a small network and a batch of images
 _PER_WEIGHT = 6  # bytes for each of the network's weights: read, in use, folded, and maps between the layers
 _GPU_GROUP = 600_000_000  # distances of a group of positions; on a CPU they stay in its cache
 _PER_PATCH = 230  # bytes of the coreset and of the noise scores
+_PER_PATCH_COMPARED = 60  # bytes of the distances of suspects to other images
 
 
 @dataclass(frozen=True)
@@ -44,9 +45,10 @@ def fit_memory(count: int, positions: int, dim: int, settings: Settings, weights
     bank = min(settings.max_bank_size, settings.coreset_ratio * patches)
     shape = (count, positions, min(dim, settings.projected_dim))
     picks = 4 * (shape[2] + 51) * bank
-    rest = _BASE + _PER_WEIGHT * weights + _PER_PATCH * patches + round(picks + 2 * dim * (2 * bank + 100 * positions))
+    each = _PER_PATCH + _PER_PATCH_COMPARED * (settings.discard_rule == "agreement")
+    rest = _BASE + _PER_WEIGHT * weights + each * patches + round(picks + 2 * dim * (2 * bank + 100 * positions))
     # the coreset needs the embeddings as float32, too
-    return FitMemory(shape, rest, 4 * prod(shape) + _PER_PATCH * patches + _GPU_GROUP)
+    return FitMemory(shape, rest, 4 * prod(shape) + each * patches + _GPU_GROUP)
 
 
 def embedding_store(need: FitMemory, budget: str, folder: Path, device: torch.device) -> Tensor:

@@ -9,6 +9,8 @@ several of any.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import ceil
 
 import torch
 from torch import Tensor
@@ -36,6 +38,8 @@ _MARGIN = 1.15  # of the radius, for images that are not trusted: what several o
 _LONGER_ABOVE = 1.35  # how much wider good images' audit scores spread above their middle than below
 _BLOCK_BYTES = 2**22  # products that stay in a CPU's cache
 _FEW_QUERIES = 784  # that a thread measures at a time
+_FEW_IMAGES = 32  # whose patches are held in single precision
+_SOME = 8  # patches of which one is looked at
 
 
 @dataclass(frozen=True)
@@ -191,13 +195,14 @@ def support(
 ) -> tuple[Tensor, Tensor]:
     """How far patches (Q, d) have to look for images that know them, by the embeddings (N, P, d) of all.
 
-    Gives two distances (Q,) float32: to the nearest trusted image, and to the fourth nearest of any, each image by its
-    nearest patch and not counting the patches' `owners` (Q,), numbers of images.
+    Gives two distances (Q,) float32: to the nearest trusted image, and to the fourth nearest of any (of a sample of the
+    images, to as many as stand for four of all), each image by its nearest patch and not counting the patches' `owners`
+    (Q,), numbers of images.
     """
     references = audit.references
     distances = image_distances(patches, projected[references], progress=progress).float()
     distances[owners[:, None] == references] = torch.inf
-    several = distances.kthvalue(min(KNOWN_BY - 1, len(references)), dim=1).values
+    several = distances.kthvalue(ceil((KNOWN_BY - 1) * len(references) / len(projected)), dim=1).values
     return distances[:, audit.trusted[references]].amin(dim=1), several
 
 
@@ -220,21 +225,25 @@ def image_distances(queries: Tensor, references: Tensor, *, progress: Progress =
     thousandths, as float16 does.
     """
     shape, queries = queries.shape[:-1], queries.reshape(-1, queries.shape[-1])
-    mean = references.flatten(0, 1).double().mean(dim=0).float()
-    centred = references.float() - mean
-    # ‖p-q‖² - ‖q‖² in one product: (-2p, ‖p‖²)·(q, 1)
-    rows = torch.cat([-2 * centred, centred.square().sum(dim=2, keepdim=True)], dim=2)
+    mean = references[:, ::_SOME].float().mean(dim=(0, 1))  # about that of all: values are smaller as seen from there
     found = torch.empty(len(queries), len(references), dtype=torch.float16, device=queries.device)
-
-    def measure(start: int) -> None:
-        seen = queries[start : start + _FEW_QUERIES].float() - mean
-        columns = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).T.contiguous()  # (D + 1, q)
-        step = max(1, _BLOCK_BYTES // (4 * rows.shape[1] * columns.shape[1]))
-        nearest = torch.cat([(part @ columns).amin(dim=1) for part in torch.split(rows, step)])  # (M, q)
-        found[start : start + _FEW_QUERIES] = (nearest + seen.square().sum(dim=1)).clamp_min(0).sqrt().T
-
     starts = range(0, len(queries), _FEW_QUERIES)
     each = single_threaded_workers().map if queries.device.type == "cpu" else map
-    for start, _ in zip(starts, each(measure, starts), strict=True):
-        progress("comparing images", min(start + _FEW_QUERIES, len(queries)), len(queries))
+    for first in range(0, len(references), _FEW_IMAGES):
+        some = slice(first, first + _FEW_IMAGES)
+        centred = references[some].float() - mean
+        # ‖p-q‖² - ‖q‖² in one product: (-2p, ‖p‖²)·(q, 1)
+        rows = torch.cat([-2 * centred, centred.square().sum(dim=2, keepdim=True)], dim=2)
+        for _ in each(partial(_measure, queries, mean, rows, found[:, some]), starts):
+            pass  # but for what it may raise
+        progress("comparing images", min(some.stop, len(references)), len(references))
     return found.view(*shape, len(references))
+
+
+def _measure(queries: Tensor, mean: Tensor, rows: Tensor, found: Tensor, start: int) -> None:
+    """Fill some lines of distances `found` (Q, m) to the images whose patches `rows` (m, R, D + 1) describe."""
+    seen = queries[start : start + _FEW_QUERIES].float() - mean
+    columns = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).T.contiguous()  # (D + 1, q)
+    step = max(1, _BLOCK_BYTES // (4 * rows.shape[1] * columns.shape[1]))
+    nearest = torch.cat([(part @ columns).amin(dim=1) for part in torch.split(rows, step)])  # (m, q)
+    found[start : start + _FEW_QUERIES] = (nearest + seen.square().sum(dim=1)).clamp_min(0).sqrt().T
