@@ -57,6 +57,14 @@ def test_what_few_images_know_counts_from_afar() -> None:
     assert detector.segmentation.patches is detector.classification.patches
 
 
+def test_of_three_images_all_are_trusted_and_all_scores_finite() -> None:
+    chosen = settings("agreement", discriminators=("gaussian",), symmetries="none", coreset_ratio=1.0)
+    detector = PatchDetector.fit(embeddings(images=3), chosen)
+    image_scores, _, patch_scores = detector.score(embeddings(images=3) + 0.1)
+    assert image_scores.isfinite().all()
+    assert patch_scores.isfinite().all()
+
+
 def test_patchcore_keeps_noisy_patches() -> None:
     training = embeddings()
     training[3, 4] += 10

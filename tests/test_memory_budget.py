@@ -72,7 +72,8 @@ def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pyt
 
 def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_softpatch(symmetries="none").fit(plate_folder)
-    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH", "_PER_PATCH_COMPARED"):  # leaves what the bank and the calibration images take, 5.10 MB
+    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH", "_PER_PATCH_COMPARED"):
+        # leaves what the bank and the calibration images take, 5.10 MB
         monkeypatch.setattr(memory_budget, name, 0)
     stored = []
     monkeypatch.setattr(torch, "from_file", lambda *a, _real=torch.from_file, **k: stored.append(a) or _real(*a, **k))

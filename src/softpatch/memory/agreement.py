@@ -202,7 +202,8 @@ def support(
     references = audit.references
     distances = image_distances(patches, projected[references], progress=progress).float()
     distances[owners[:, None] == references] = torch.inf
-    several = distances.kthvalue(ceil((KNOWN_BY - 1) * len(references) / len(projected)), dim=1).values
+    wanted = min(ceil((KNOWN_BY - 1) * len(references) / len(projected)), len(references) - 1)
+    several = distances.kthvalue(wanted, dim=1).values
     return distances[:, audit.trusted[references]].amin(dim=1), several
 
 
