@@ -78,10 +78,10 @@ def test_the_teacher_gives_the_maps_that_the_student_learns(tmp_path: Path, monk
     pictures = torch.rand(2, 3, 96, 64)
     assert teacher_features(teacher, pictures, 5).shape == (2, 32, 12, 8)
     assert teacher_features(teacher, pictures, 12).shape == (2, 96, 6, 4)
-    monkeypatch.setattr(train, "draw_pictures", lambda _, __, seed: draw_pictures(16, 96, seed))
+    monkeypatch.setattr(train, "draw_pictures", lambda _, __, seed: draw_pictures(4, 64, seed))
     targets = train.make_targets(teacher, "cpu")
-    wanted = targets(train._taught(teacher, draw_pictures(64, 96, train.HELD_OUT)))
-    assert wanted.shape == (64, FEATURES, 12, 12)
+    wanted = targets(train._taught(teacher, draw_pictures(32, 64, train.HELD_OUT)))
+    assert wanted.shape == (32, FEATURES, 8, 8)
     for maps, weight in zip(wanted.split(train.CHANNELS, dim=1), train.WEIGHTS, strict=True):
         assert 0.5 * weight < maps.std() < 2 * weight
 
@@ -97,21 +97,21 @@ def test_what_is_missed_is_a_share_of_what_varies() -> None:
 
 def test_training_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def few_pictures(count: int, size: int, seed: int) -> Tensor:
-        return draw_pictures(min(count, 4), min(size, 64), seed)
+        return draw_pictures(min(count, 2), min(size, 32), seed)
 
     monkeypatch.setattr(train, "draw_pictures", few_pictures)
-    monkeypatch.setattr(train, "SIZES", ((64, 4), (64, 2)))
-    monkeypatch.setattr(train, "LESSON", 2)
+    monkeypatch.setattr(train, "SIZES", ((32, 2), (32, 4)))
+    monkeypatch.setattr(train, "LESSON", 1)
     monkeypatch.setattr(train, "PASSES", 2)
-    teacher, recipe = random_teacher(tmp_path / "teacher.safetensors"), train.Recipe(steps=6, seed=1)
+    teacher, recipe = random_teacher(tmp_path / "teacher.safetensors"), train.Recipe(steps=3, seed=1)
     for name in ("whole", "parts"):
         (tmp_path / name).mkdir()
     whole = train.train(recipe, teacher, tmp_path / "whole", "cpu", limit_s=1e6)
-    for step in range(1, 6):
-        with pytest.raises(SystemExit, match=f"time is over at step {step} of 6"):
+    for step in range(1, 3):
+        with pytest.raises(SystemExit, match=f"time is over at step {step} of 3"):
             train.train(recipe, teacher, tmp_path / "parts", "cpu", limit_s=0)
     with pytest.raises(SystemExit, match="is of another recipe"):
-        train.train(train.Recipe(steps=4, seed=1), teacher, tmp_path / "parts", "cpu", limit_s=1e6)
+        train.train(train.Recipe(steps=2, seed=1), teacher, tmp_path / "parts", "cpu", limit_s=1e6)
     parts = train.train(recipe, teacher, tmp_path / "parts", "cpu", limit_s=1e6)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
