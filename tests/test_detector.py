@@ -57,6 +57,11 @@ def test_what_few_images_know_counts_from_afar() -> None:
     assert detector.segmentation.patches is detector.classification.patches
 
 
+def test_agreement_and_soft_weights_go_together() -> None:
+    detector = PatchDetector.fit(embeddings(), settings("agreement", weight_rule="clipped", symmetries="none"))
+    assert len(detector.classification.weights.unique()) > 10
+
+
 def test_of_three_images_all_are_trusted_and_all_scores_finite() -> None:
     chosen = settings("agreement", discriminators=("gaussian",), symmetries="none", coreset_ratio=1.0)
     detector = PatchDetector.fit(embeddings(images=3), chosen)

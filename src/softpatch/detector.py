@@ -137,6 +137,7 @@ def choose_banks(
         for_image, for_map = settings.discard_fraction, settings.segmentation_discard_fraction
         supported = choose_supported_patches(
             projected,
+            noise.weights,
             audit,
             noisiest(noise.fused, for_image),
             noisiest(noise.fused, for_image if for_map is None else for_map),

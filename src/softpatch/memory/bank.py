@@ -115,6 +115,7 @@ def choose_patches(
 
 def choose_supported_patches(
     projected: Tensor,
+    weights: Tensor,
     audit: Audit,
     doubtful: Tensor,
     for_map: Tensor,
@@ -127,8 +128,8 @@ def choose_supported_patches(
     """Draw a coreset from all patches: the same for the image score and the anomaly map, with support radii for each.
 
     `projected` (N·G, P, d) float16 describe the patches of G copies of each of N images, the image itself first, whose
-    positions show the `places` (G, P) of it. `doubtful` and `for_map` (N, P), bool, are patches of the images that
-    several others have to know, for either. Of M = ⌊coreset_ratio · N·P⌋ patches 70 % are of trusted images and not
+    positions show the `places` (G, P) of it. `weights` (N, P) are the soft weights of the images' patches; `doubtful`
+    and `for_map` (N, P), bool, are those that several images have to know, for either. Of M = ⌊coreset_ratio · N·P⌋ patches 70 % are of trusted images and not
     doubtful: a greedy coreset is drawn to what is rare, so defects would else take most of it.
     """
     copies, (_, positions, dim) = len(places), projected.shape
@@ -143,12 +144,11 @@ def choose_supported_patches(
     asked = (~trusted | unsure | unsure_for_map).nonzero()[:, 0]
     shown = projected[owners[asked] * copies, place[asked]]  # on the image itself
     nearest_trusted, several = support(shown, owners[asked], projected[::copies], audit, progress=progress)
-    weights = torch.ones(len(chosen), device=projected.device)
 
     def supported(doubtful: Tensor) -> ChosenPatches:
-        radii = torch.zeros_like(weights)
+        radii = torch.zeros(len(chosen), device=projected.device)
         radii[asked] = support_radii(nearest_trusted, several, trusted[asked], doubtful[asked])
-        return ChosenPatches(chosen, weights, owners, radii)
+        return ChosenPatches(chosen, weights[owners, place], owners, radii)
 
     return supported(unsure), supported(unsure_for_map)
 
