@@ -129,8 +129,9 @@ def choose_supported_patches(
 
     `projected` (N·G, P, d) float16 describe the patches of G copies of each of N images, the image itself first, whose
     positions show the `places` (G, P) of it. `weights` (N, P) are the soft weights of the images' patches; `doubtful`
-    and `for_map` (N, P), bool, are those that several images have to know, for either. Of M = ⌊coreset_ratio · N·P⌋ patches 70 % are of trusted images and not
-    doubtful: a greedy coreset is drawn to what is rare, so defects would else take most of it.
+    and `for_map` (N, P), bool, are those that several images have to know, for either. Of M = ⌊coreset_ratio · N·P⌋
+    patches 70 % are of trusted images and not doubtful: a greedy coreset is drawn to what is rare, so defects would
+    else take most of it.
     """
     copies, (_, positions, dim) = len(places), projected.shape
     patches = projected.view(-1, dim)
