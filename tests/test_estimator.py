@@ -138,6 +138,19 @@ def test_a_threshold_given_at_predict_moves_that_of_the_maps_too(fitted: SoftPat
         fitted.predict(good_images[:1], threshold="3")
 
 
+def test_three_verdicts(fitted: SoftPatch, good_images: np.ndarray, defective_images: np.ndarray) -> None:
+    assert fitted.detector.check_threshold < fitted.threshold
+    answers = fitted.predict(np.concatenate([good_images, defective_images]))
+    for answer in answers:
+        said = "anomalous" if answer.image_score > answer.threshold else "good"
+        assert answer.verdict == ("check" if answer.threshold >= answer.image_score > answer.check_threshold else said)
+    assert {answer.verdict for answer in answers[-4:]} == {"anomalous"}
+    (between,) = fitted.predict(good_images[:1], threshold=answers[0].image_score * 1.0001)
+    assert between.verdict == "check"  # the lower threshold moves along
+    nothing = tiny_softpatch(check_share=0.0).fit(good_images).detector
+    assert nothing.check_threshold == nothing.threshold
+
+
 def test_saving_replaces_models_only(fitted: SoftPatch, tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text("precious")
     with pytest.raises(InputError, match="exists and is not a softpatch model"):

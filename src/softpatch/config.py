@@ -85,7 +85,7 @@ class Settings:
         _within("weight_clip_quantile", self.weight_clip_quantile, 0, 1)
         _within("coreset_ratio", self.coreset_ratio, 1e-5, 1)
         _within("false_alarm_rate", self.false_alarm_rate, 1e-4, 0.5)
-        _within("check_share", self.check_share, 0, 0.5 - self.false_alarm_rate)
+        _within("check_share", self.check_share, 0, 0.5)
         if self.smoothing_sigma != 0:  # 0 leaves the map as it is
             _within("smoothing_sigma", self.smoothing_sigma, 0.1, 100)
         _within("gaussian_epsilon", self.gaussian_epsilon, 1e-6, 1e6)

@@ -240,10 +240,11 @@ class Detector:
         embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
         image_scores, map_peaks = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
+        rate, checked = settings.false_alarm_rate, min(0.5, settings.false_alarm_rate + settings.check_share)
         thresholds = (
-            decision_threshold(image_scores, settings.false_alarm_rate, contamination),
-            decision_threshold(image_scores, settings.false_alarm_rate + settings.check_share, contamination),
-            decision_threshold(map_peaks, settings.false_alarm_rate, contamination),
+            decision_threshold(image_scores, rate, contamination),
+            decision_threshold(image_scores, checked, contamination),
+            decision_threshold(map_peaks, rate, contamination),
         )
         found = (*thresholds, len(seen.refs), copies, learned.contamination)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
