@@ -18,6 +18,8 @@ SAMPLE = 24
 MOST_IMAGES = 2000
 """Training images, with their copies, up to which copies are worth their time."""
 _NEAR_ENOUGH = 1.05  # symmetric products: 0.99 to 1.03; others: 1.08 and more, with one exception (docs/lab)
+_TOO_FAR = 1.12  # of the first images: the others need not be looked at
+_FIRST = 8
 _EVERY = 3  # positions that are compared
 
 Symmetry = tuple[int, bool]
@@ -63,23 +65,31 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
     if len(images) < 3:
         return NONE
     plain = embed(images)
-    reference = _distance_to_others(plain, plain)
+    own = _distances_to_others(plain, plain)
+
+    def far(images: Tensor) -> float:
+        """How far, over the distances of the images as they are."""
+        return float(_distances_to_others(embed(images), plain).median() / own[: len(images)].median())
+
     found = {NONE[0]: True}
     for group in GROUPS:
         if len(group) * training_images > MOST_IMAGES:
             continue
         for symmetry in group:
             if symmetry not in found:
-                away = _distance_to_others(embed(transform(images, symmetry)), plain)
-                found[symmetry] = away <= _NEAR_ENOUGH * reference
+                turned = transform(images, symmetry)
+                found[symmetry] = far(turned[:_FIRST]) <= _TOO_FAR and far(turned) <= _NEAR_ENOUGH
         if all(found[symmetry] for symmetry in group):
             return group
     return NONE
 
 
-def _distance_to_others(queries: Tensor, references: Tensor) -> float:
-    """The median over images of how far their patches are, on average, from the nearest of the other images."""
+def _distances_to_others(queries: Tensor, references: Tensor) -> Tensor:
+    """How far the patches of each image (n,) are, on average, from the nearest of the other `references` (m, P, D).
+
+    The first n of these are the images themselves, as they are.
+    """
     distances = image_distances(queries[:, ::_EVERY], references).float()
     own = torch.arange(len(queries), device=distances.device)
     distances[own, :, own] = torch.inf
-    return float(distances.amin(dim=2).mean(dim=1).median())
+    return distances.amin(dim=2).mean(dim=1)

@@ -36,9 +36,9 @@ _NARROW = 0.16  # interval
 _SMALLEST = 1e-12  # scores of zero have no logarithm
 _MARGIN = 1.15  # of the radius, for images that are not trusted: what several of them share may be a defect
 _LONGER_ABOVE = 1.35  # how much wider good images' audit scores spread above their middle than below
-_BLOCK_BYTES = 2**22  # products that stay in a CPU's cache
 _FEW_QUERIES = 784  # that a thread measures at a time
 _FEW_IMAGES = 32  # whose patches are held in single precision
+_FEW_PATCHES = 784  # that it is compared with at a time
 _SOME = 8  # patches of which one is looked at
 
 
@@ -245,6 +245,9 @@ def _measure(queries: Tensor, mean: Tensor, rows: Tensor, found: Tensor, start: 
     """Fill some lines of distances `found` (Q, m) to the images whose patches `rows` (m, R, D + 1) describe."""
     seen = queries[start : start + _FEW_QUERIES].float() - mean
     columns = torch.cat([seen, torch.ones_like(seen[:, :1])], dim=1).T.contiguous()  # (D + 1, q)
-    step = max(1, _BLOCK_BYTES // (4 * rows.shape[1] * columns.shape[1]))
-    nearest = torch.cat([(part @ columns).amin(dim=1) for part in torch.split(rows, step)])  # (m, q)
+    nearest = torch.full((len(rows), columns.shape[1]), torch.inf, device=rows.device)
+    room = torch.empty(_FEW_PATCHES, columns.shape[1], device=rows.device)  # anew for every product: twice the time
+    for image, least in zip(rows, nearest, strict=True):
+        for part in torch.split(image, _FEW_PATCHES):
+            torch.minimum(least, torch.mm(part, columns, out=room[: len(part)]).amin(dim=0), out=least)
     found[start : start + _FEW_QUERIES] = (nearest + seen.square().sum(dim=1)).clamp_min(0).sqrt().T
