@@ -15,6 +15,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from softpatch.memory.shorth import SMALLEST, middle_and_spread
 from softpatch.progress import Progress, silent
 from softpatch.threads import single_threaded_workers
 
@@ -33,7 +34,6 @@ _CLEAN_EXCESS = 0.04  # of a clean folder, about
 _DROPPED_FOR_EACH = 3.5  # image that stands out, since more do not
 _SET_APART = 0.8  # of the variance is explained by two groups: of a normal curve, 0.64
 _NARROW = 0.16  # interval
-_SMALLEST = 1e-12  # scores of zero have no logarithm
 _MARGIN = 1.15  # of the radius, for images that are not trusted: what several of them share may be a defect
 _LONGER_ABOVE = 1.35  # how much wider good images' audit scores spread above their middle than below
 _FEW_QUERIES = 784  # that a thread measures at a time
@@ -158,12 +158,12 @@ def two_groups(scores: Tensor) -> tuple[float, float]:
 
     Gives the share of the upper group, at most a half, and how much of the variance the split explains, in [0, 1].
     """
-    logs = scores.double().cpu().clamp_min(_SMALLEST).log().sort().values
+    logs = scores.double().cpu().clamp_min(SMALLEST).log().sort().values
     count = len(logs)
     sizes = torch.arange(1, count, dtype=torch.float64)
     sums = logs.cumsum(0)
     apart = (sums[-1] - sums[:-1]) / (count - sizes) - sums[:-1] / sizes
-    explained = sizes * (count - sizes) / count**2 * apart.square() / logs.var(correction=0).clamp_min(_SMALLEST)
+    explained = sizes * (count - sizes) / count**2 * apart.square() / logs.var(correction=0).clamp_min(SMALLEST)
     explained[: (count - 1) // 2] = 0
     best = int(explained.argmax())
     return float(1 - (best + 1) / count), float(explained[best])
@@ -175,13 +175,9 @@ def excess(scores: Tensor) -> float:
     Scores are taken as logarithms, in spreads below the middle of their shortest half; the curve is 1.35 times as wide
     above. As many are good as explain the count below every score from 1 to 3.5 spreads above.
     """
-    logs = scores.double().cpu().clamp_min(_SMALLEST).log().sort().values
-    half = (len(logs) + 1) // 2
-    starts, ends = logs[: len(logs) - half + 1], logs[half - 1 :]
-    short = ends - starts <= (ends - starts).min() * 1.1
-    middle = ((starts + ends) / 2)[short].mean()
-    spread = (middle - logs[logs <= middle]).quantile(0.5) / 0.6745  # of a normal curve
-    spreads = (logs - middle) / spread.clamp_min(_SMALLEST)
+    logs = scores.double().cpu().clamp_min(SMALLEST).log().sort().values
+    middle, spread = middle_and_spread(logs)
+    spreads = (logs - middle) / spread.clamp_min(SMALLEST)
     below, above = 2 / (1 + _LONGER_ABOVE), 2 * _LONGER_ABOVE / (1 + _LONGER_ABOVE)
     lower, upper = spreads.clamp_max(0), spreads.clamp_min(0) / _LONGER_ABOVE
     expected = below * torch.special.ndtr(lower) + above * (torch.special.ndtr(upper) - 0.5)

@@ -5,8 +5,8 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-_SMALLEST = 1e-12  # scores of zero have no logarithm
-_ABOUT_AS_SHORT = 1.1
+from softpatch.memory.shorth import SMALLEST, middle_and_spread
+
 _LONGER_ABOVE = 1.6
 """How much farther the scores of nominal images reach above their middle than below it; docs/results.md has the figures
 that this was chosen by."""
@@ -27,18 +27,12 @@ def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float, contami
     move them if twice as many were anomalous.
     """
     finite = left_out_scores[left_out_scores.isfinite()]  # the only giver of a bank has nothing to be scored against
-    logs = finite.double().clamp_min(_SMALLEST).log().sort().values
+    logs = finite.double().clamp_min(SMALLEST).log().sort().values
     if contamination is not None:
         middle, *above = logs.quantile(logs.new_tensor([0.5, *_READ_OFF]) * (1 - contamination))
         spreads = [(log - middle) / NormalDist().inv_cdf(q) for log, q in zip(above, _READ_OFF, strict=True)]
         spread = torch.stack(spreads).mean()
         return float((middle + NormalDist().inv_cdf(1 - false_alarm_rate) * _LONGER_TAIL * spread).exp())
-    half = (len(logs) + 1) // 2
-    starts, ends = logs[: len(logs) - half + 1], logs[half - 1 :]
-    lengths = ends - starts
-    short = lengths <= lengths.min() * _ABOUT_AS_SHORT + _SMALLEST
-    middle = ((starts + ends) / 2)[short].mean()
-    below = middle - logs[logs <= middle + _SMALLEST]
-    spread = below.quantile(0.5) / NormalDist().inv_cdf(0.75)  # of a normal curve
+    middle, spread = middle_and_spread(logs)
     quantile = NormalDist().inv_cdf(1 - false_alarm_rate)
     return float((middle + quantile * _LONGER_ABOVE * spread).exp())
