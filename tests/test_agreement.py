@@ -1,6 +1,7 @@
 """Distances from patches to images, against all pairs computed one by one, and what images make of each other."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,7 +99,7 @@ def test_support_is_the_distance_to_a_trusted_image_and_to_several_of_any() -> N
     images = places[:, None, None].half()
     trusted = torch.tensor([True, False, False, False, False, True])
     audit = audit_images(images, torch.zeros(6, 1))
-    audit = type(audit)(audit.scores, trusted, audit.references, audit.contamination)
+    audit = replace(audit, trusted=trusted)
     nearest, several = support(images[:, 0], torch.arange(6), images, audit)
     assert nearest.tolist() == [16, 1, 2, 4, 8, 16]
     assert several.tolist() == [8, 7, 6, 4, 8, 15]  # of the others, the fourth nearest

@@ -68,11 +68,11 @@ class Contamination:
 
 @dataclass(frozen=True, eq=False)
 class Audit:
-    """What training images make of each other: `scores` (N,) of how little each looks like the trusted ones, float32,
-    and which are `trusted` (N,), bool; `references` (M,) are the numbers of those that all were compared with.
+    """What training images make of each other: which are `trusted` (N,), bool, and how contaminated they look.
+
+    `references` (M,) int64 are the numbers of those that all were compared with.
     """
 
-    scores: Tensor
     trusted: Tensor
     references: Tensor
     contamination: Contamination
@@ -89,7 +89,7 @@ def audit_images(projected: Tensor, apart: Tensor, *, progress: Progress = silen
     references = torch.linspace(0, count - 1, min(count, REFERENCES), device=projected.device).long()
     if count < _FEWEST:
         everything = torch.ones(count, dtype=torch.bool, device=projected.device)
-        return Audit(torch.zeros(count, device=projected.device), everything, references, Contamination(0.0, 0.0, 0.5))
+        return Audit(everything, references, Contamination(0.0, 0.0, 0.5))
     share = min(1.0, max(_SUSPECTS, _PAIRS / (count * len(references))))
     suspects = apart.topk(min(positions, max(8, round(share * positions))), dim=1).indices
     asked = projected.gather(1, suspects[:, :, None].expand(-1, -1, dim))
@@ -103,7 +103,7 @@ def audit_images(projected: Tensor, apart: Tensor, *, progress: Progress = silen
     steps = round(dropped / _AT_ONCE)
     trusted = torch.zeros(count, dtype=torch.bool, device=projected.device)
     trusted[_lowest(scores[steps - 1], 1 - steps * _AT_ONCE)] = True
-    return Audit(scores[steps], trusted, references, contamination)
+    return Audit(trusted, references, contamination)
 
 
 def concentrate(distances: Tensor, references: Tensor, highest: int) -> list[Tensor]:
