@@ -67,9 +67,16 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
     plain = embed(images)
     own = _distances_to_others(plain, plain)
 
-    def far(images: Tensor) -> float:
-        """How far, over the distances of the images as they are."""
-        return float(_distances_to_others(embed(images), plain).median() / own[: len(images)].median())
+    def far(turned: Tensor) -> float:
+        """How far embeddings of turned images are, over the distances of the images as they are."""
+        return float(_distances_to_others(turned, plain).median() / own[: len(turned)].median())
+
+    def near_enough(symmetry: Symmetry) -> bool:
+        turned = transform(images, symmetry)
+        first, others = embed(turned[:_FIRST]), turned[_FIRST:]
+        if far(first) > _TOO_FAR:
+            return False
+        return far(torch.cat([first, embed(others)]) if len(others) else first) <= _NEAR_ENOUGH
 
     found = {NONE[0]: True}
     for group in GROUPS:
@@ -77,8 +84,7 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
             continue
         for symmetry in group:
             if symmetry not in found:
-                turned = transform(images, symmetry)
-                found[symmetry] = far(turned[:_FIRST]) <= _TOO_FAR and far(turned) <= _NEAR_ENOUGH
+                found[symmetry] = near_enough(symmetry)
         if all(found[symmetry] for symmetry in group):
             return group
     return NONE
