@@ -18,7 +18,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from softpatch.config import Runtime, preset_settings
-from softpatch.data.images import ImageRef, image_refs
+from softpatch.data.images import ImageRef
+from softpatch.data.inputs import choose_images
 from softpatch.detector import Detector
 from softpatch.features.backbone import Backbone, load_backbone
 from softpatch.memory.coreset import greedy_coreset
@@ -136,7 +137,7 @@ def measure(device: torch.device, backbone: str, images: int, batch: int, side: 
     rows.append(search_row(device, 784 * min(batch, images), bank, 1024, single))
     rows.append(coreset_row(device, images * 784, 128, bank, bandwidth))
     for preset in ("softpatch", "softpatch+"):
-        rows += whole_rows(preset, backbone, device, image_refs(drawn), batch)
+        rows += whole_rows(preset, backbone, device, choose_images(drawn, "train").refs, batch)
     if device.type == "cuda":
         rows.append(Measured("peak memory of the card", torch.cuda.max_memory_allocated(device), "bytes in all"))
     return rows

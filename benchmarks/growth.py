@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance
 
 from softpatch.config import Runtime, preset_settings
 from softpatch.data.images import file_ref, image_files
-from softpatch.data.layouts import split_refs
+from softpatch.data.inputs import choose_images
 from softpatch.detector import Detector
 from softpatch.memory.coreset import greedy_coreset
 from softpatch.memory.discriminators import NoiseSettings, noise_scores
@@ -126,7 +126,7 @@ def main() -> None:
     if arguments.one:
         print(json.dumps(fit(arguments.folder, arguments.counts[0], backbone, budget)))
         return
-    refs, _ = split_refs(arguments.folder, "train")
+    refs = choose_images(arguments.folder, "train").refs
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         make_images([ref.path for ref in refs if ref.path], max(arguments.counts), Path(folder))

@@ -34,7 +34,7 @@ from weight_rule import embed
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, read_in_batches
-from softpatch.data.layouts import split_refs
+from softpatch.data.inputs import choose_images
 from softpatch.detector import Detector
 from softpatch.features.backbone import Backbone, _import_timm, load_backbone
 from softpatch.features.embedding import patch_embeddings
@@ -293,8 +293,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(THREADS)
     compilation = once(compile_all)
-    refs, _ = split_refs(arguments.folder, "train")
-    test, _ = split_refs(arguments.folder, "test")
+    refs = choose_images(arguments.folder, "train").refs
+    test = choose_images(arguments.folder, "predict").refs
     network = load_backbone("builtin-v1")
     builtin = embed(refs, network, Settings())
     rows = coreset_rows(builtin.flatten(0, 1))

@@ -164,7 +164,7 @@ def prepare(path: Path, backbone_name: str, weights: str, seed: int, cache: Path
     np.save(cache / f"{name}-embeddings.npy", embeddings.numpy())
     framing = Framing(settings.resize, settings.crop)
     masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
-    has_masks = all(sample.mask_path is not None for sample in dataset.test if sample.is_anomalous)
+    has_masks = all(sample.is_mask_known for sample in dataset.test if sample.is_anomalous)
     np.savez(
         cache / f"{name}.npz",  # written last: what says that all is there
         good=len(dataset.train),

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from softpatch.config import Runtime, Settings
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, read_in_batches, without_repeats
+from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
@@ -202,14 +202,10 @@ class Detector:
     ) -> "Detector":
         """Learn from unlabelled images, of which some may be anomalous.
 
-        An unreadable image goes to `on_skip`, or raises `ImageError` without it; so does, silently without it, a file
-        that is given again. Raises `InputError` where fewer images can be used than the discriminators need.
+        An unreadable image goes to `on_skip`, or raises `ImageError` without it; a copy of another image is left out
+        and goes to `on_skip` too. Raises `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
-        refs, repeats = without_repeats(refs)  # a file given twice would have its own copy to be compared with
-        if on_skip:
-            for repeat in repeats:
-                on_skip(repeat)
         _need_images(len(refs), settings)
         device = torch_device(runtime.device)
         backbone = load_backbone(

@@ -19,3 +19,13 @@ class WeightsError(SoftPatchError):
 
 class ModelFileError(SoftPatchError):
     """A model file is cut short, altered, of another format, or belongs to other backbone weights."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python or torch says that memory could not be had."""
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+    )
+
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")

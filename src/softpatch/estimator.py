@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings
-from softpatch.data.images import Images, SkippedImage
-from softpatch.data.layouts import split_refs
+from softpatch.data.folder import PassedOver
+from softpatch.data.images import SkippedImage
+from softpatch.data.inputs import Images, choose_images
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.features.weights import resolve_weights
@@ -111,18 +112,22 @@ class SoftPatch:
         self,
         images: Images,
         *,
+        layout: str = "auto",
+        category: str | None = None,
         on_skip: Callable[[SkippedImage], None] | None = None,
         progress: Progress = silent,
     ) -> "SoftPatch":
         """Learn what nominal images look like from `images`, some of which may be anomalous.
 
         `images` is a folder, a list of paths, PIL images, an (N, H, W, 3) uint8 array or an (N, 3, H, W) float tensor
-        in [0, 1]; of a folder laid out as a dataset (MVTec AD, VisA, BTAD) its training images. An unreadable image
-        goes to `on_skip`, or raises `ImageError` where none is given. Raises `InputError` for too few
-        images and `WeightsError` where the backbone's weights cannot be had.
+        in [0, 1]; of a folder laid out as a dataset (MVTec AD, VisA, BTAD, ...) its training images. An unreadable
+        image goes to `on_skip`, or raises `ImageError` where none is given; so do masks, thumbnails and copies, which
+        are left out silently where none is given. Raises `InputError` for too few images and `WeightsError` where the
+        backbone's weights cannot be had.
         """
-        refs, _ = split_refs(images, "train")
-        self._detector = Detector.fit(refs, self.settings, self._runtime, on_skip=on_skip, progress=progress)
+        chosen = choose_images(images, "train", layout=layout, category=category)
+        _tell(chosen.passed_over, on_skip)
+        self._detector = Detector.fit(chosen.refs, self.settings, self._runtime, on_skip=on_skip, progress=progress)
         return self
 
     def predict(
@@ -149,8 +154,9 @@ class SoftPatch:
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Judge images one at a time, so that no more than a batch of maps is held in memory."""
-        refs, _ = split_refs(images, "test")
-        return self.detector.predict(refs, threshold=threshold, on_skip=on_skip, progress=progress)
+        chosen = choose_images(images, "predict")
+        _tell(chosen.passed_over, on_skip)
+        return self.detector.predict(chosen.refs, threshold=threshold, on_skip=on_skip, progress=progress)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector to one safetensors file, whole or not at all."""
@@ -177,3 +183,8 @@ class SoftPatch:
         estimator._detector = load_detector(Path(path), estimator._runtime, weights=found, progress=progress)
         estimator.settings = estimator._detector.settings
         return estimator
+
+
+def _tell(passed_over: Sequence[PassedOver], on_skip: Callable[[SkippedImage], None] | None) -> None:
+    for each in passed_over if on_skip else ():
+        on_skip(SkippedImage(str(each.path), f"passed over: {each.kind}"))  # type: ignore[misc]

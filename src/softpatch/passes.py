@@ -15,7 +15,8 @@ from torch import Tensor
 
 from softpatch.config import Runtime, Settings
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
+from softpatch.data.images import ImageRef, SkippedImage, pixel_digests, read_in_batches
+from softpatch.errors import ImageError
 from softpatch.features.backbone import Backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.projection import project
@@ -31,13 +32,18 @@ def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, 
     return (rows, columns), patch_embeddings(maps, settings.embedding_dim).shape[2]
 
 
+COPY_OF = "the same image as "
+"""How the reason begins why a copy was left out."""
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the first pass found: the N images that could be read, `projected` embeddings (N·G, P, d) float16 of the
-    copies that the G `symmetries` make of each, the image itself first, the patch grid (H, W), and the size D of the
-    full embeddings."""
+    """What the first pass found: the N images that could be read, each with the digest of what was seen of it,
+    `projected` embeddings (N·G, P, d) float16 of the copies that the G `symmetries` make of each, the image itself
+    first, the patch grid (H, W), and the size D of the full embeddings."""
 
     refs: list[ImageRef]
+    digests: list[bytes]
     projected: Tensor
     symmetries: tuple[Symmetry, ...]
     grid: tuple[int, int]
@@ -56,6 +62,9 @@ def first_pass(
 ) -> Seen:
     """Look at every image; one that cannot be read goes to `on_skip`, or raises `ImageError` without it.
 
+    Of images that are equal as they are seen the first is used, and the others go to `on_skip` if there is one: a copy
+    would vouch for what it shows, and hide from its left-out score.
+
     What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before more than a sample is read,
     where even that is not enough.
     """
@@ -65,13 +74,14 @@ def first_pass(
     copies = len(symmetries)
     need = fit_memory(len(refs) * copies, prod(grid), dim, settings, weights)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
-    usable: list[ImageRef] = []
-    for batch, embeddings in _embedded(refs, symmetries, backbone, settings, runtime, on_skip):
-        part = slice(len(usable) * copies, (len(usable) + len(batch)) * copies)
-        projected[part] = project(embeddings, settings.projected_dim, settings.seed)
-        usable += batch
+    usable: dict[bytes, ImageRef] = {}
+    for batch, images in _distinct(refs, settings, runtime, usable, on_skip):
+        start = (len(usable) - len(batch)) * copies
+        embeddings = _embeddings_of_copies(images, symmetries, backbone, settings)
+        projected[start : len(usable) * copies] = project(embeddings, settings.projected_dim, settings.seed)
         progress("patch embeddings", len(usable), len(refs))
-    return Seen(usable, projected[: len(usable) * copies], symmetries, grid, dim)
+    progress("patch embeddings", len(refs), len(refs))
+    return Seen(list(usable.values()), list(usable), projected[: len(usable) * copies], symmetries, grid, dim)
 
 
 def product_symmetries(
@@ -83,12 +93,8 @@ def product_symmetries(
     """
     if settings.symmetries == "none":
         return NONE
-    framing = Framing(settings.resize, settings.crop)
     sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE)).long()]
-    batches = read_in_batches(
-        sample, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=lambda _: None
-    )
-    images = [batch for _, _, batch in batches]
+    images = [batch for _, batch in _distinct(sample, settings, runtime, {}, lambda _: None)]
     if not images:
         return NONE
 
@@ -114,7 +120,11 @@ def full_embeddings(
         return seen.projected.flatten(0, 1)[needed]
     found = torch.empty(len(needed), seen.dim, dtype=torch.float16, device=needed.device)
     of_image = positions * len(seen.symmetries)
-    for batch, embeddings in _embedded(seen.refs, seen.symmetries, backbone, settings, runtime, None):
+    for batch, _, images in _read(seen.refs, settings, runtime, None):
+        for ref, before, now in zip(batch, seen.digests[done:], pixel_digests(images), strict=False):
+            if before != now:
+                raise ImageError(f"{ref.name} was changed while it was learned from; leave images alone until then")
+        embeddings = _embeddings_of_copies(images, seen.symmetries, backbone, settings)
         bounds = torch.tensor([done, done + len(batch)]) * of_image
         first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
         chosen = (needed[first:after] - done * of_image).to(embeddings.device)
@@ -124,21 +134,42 @@ def full_embeddings(
     return found
 
 
-def _embedded(
+def _read(
     refs: Sequence[ImageRef],
-    symmetries: tuple[Symmetry, ...],
-    backbone: Backbone,
     settings: Settings,
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
-) -> Iterator[tuple[list[ImageRef], Tensor]]:
-    """Batch by batch: images, and the patch embeddings (B·G, P, D) float16 of their copies."""
+) -> Iterator[tuple[list[ImageRef], list[tuple[int, int]], Tensor]]:
     framing = Framing(settings.resize, settings.crop)
-    for batch, _, images in read_in_batches(
-        refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip
-    ):
-        copies = [
-            patch_embeddings(backbone.feature_maps(transform(images, symmetry)), settings.embedding_dim)
-            for symmetry in symmetries
-        ]
-        yield list(batch), torch.stack(copies, dim=1).flatten(0, 1)
+    return read_in_batches(refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip)
+
+
+def _distinct(
+    refs: Sequence[ImageRef],
+    settings: Settings,
+    runtime: Runtime,
+    seen: dict[bytes, ImageRef],
+    on_skip: Callable[[SkippedImage], None] | None,
+) -> Iterator[tuple[list[ImageRef], Tensor]]:
+    """Batch by batch, images (B, 3, h, w) whose like is not among those `seen`, to which they are added."""
+    for batch, _, images in _read(refs, settings, runtime, on_skip):
+        new: dict[bytes, int] = {}
+        for number, (ref, digest) in enumerate(zip(batch, pixel_digests(images), strict=True)):
+            if digest not in seen:
+                seen[digest], new[digest] = ref, number
+            elif on_skip:
+                on_skip(SkippedImage(ref.name, f"{COPY_OF}{seen[digest].name}"))
+        if new:
+            chosen = list(new.values())
+            yield [batch[number] for number in chosen], images if len(chosen) == len(batch) else images[chosen]
+
+
+def _embeddings_of_copies(
+    images: Tensor, symmetries: tuple[Symmetry, ...], backbone: Backbone, settings: Settings
+) -> Tensor:
+    """Patch embeddings (B·G, P, D) float16 of the copies that symmetries make of images (B, 3, h, w)."""
+    copies = [
+        patch_embeddings(backbone.feature_maps(transform(images, symmetry)), settings.embedding_dim)
+        for symmetry in symmetries
+    ]
+    return torch.stack(copies, dim=1).flatten(0, 1)

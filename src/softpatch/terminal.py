@@ -10,6 +10,7 @@ from softpatch.progress import Progress, silent
 
 if TYPE_CHECKING:
     from softpatch.data.images import SkippedImage
+    from softpatch.data.inputs import ChosenImages
 
 _SHOWN = 10
 
@@ -43,6 +44,26 @@ def progress_bar() -> Iterator[Progress]:
 def say(message: str) -> None:
     """Print a line of information to standard error, whatever characters a file name brings into it."""
     print(printable(message), file=sys.stderr)
+
+
+def list_files(chosen: "ChosenImages") -> None:
+    """Print every file that would be taken or was passed over, a line each, and how many to standard error."""
+    lines = [(ref.name, "image") for ref in chosen.refs]
+    lines += [(str(each.path), f"{each.kind}, passed over") for each in chosen.passed_over]
+    for name, what in sorted(lines):
+        print(f"{printable(name)}: {what}")
+    say(f"{len(chosen.refs)} images")
+    list_passed_over(chosen)
+
+
+def list_passed_over(chosen: "ChosenImages") -> None:
+    """Close a run with what was passed over beside the images, and notes on them."""
+    from softpatch.data.folder import summary
+
+    if chosen.passed_over:
+        say(f"Passed over: {summary(chosen.passed_over)}; --list shows all.")
+    for note in chosen.notes:
+        say(f"Note: {note}")
 
 
 def list_skipped(skipped: Sequence["SkippedImage"], table: Path | None = None) -> None:

@@ -45,7 +45,7 @@ def keep_maps(path: Path, samples: Sequence[Sample], maps: Sequence[NDArray[np.f
 
     shown: dict[str, int] = {}
     for number, sample in enumerate(samples):
-        if sample.is_anomalous and sample.mask_path is not None:
+        if sample.is_anomalous and sample.is_mask_known:
             shown.setdefault(sample.kind, number)
     chosen = [samples[number] for number in shown.values()]
     side = framing.crop

@@ -255,8 +255,7 @@ class _Truth:
 
     def _mask(self, sample: Sample) -> NDArray[np.bool_] | None:
         if sample.path not in self._masks:
-            has_mask = sample.mask_path is not None or not sample.is_anomalous
-            mask = self._framing.apply_to_mask(sample.read_mask()).numpy() if has_mask else None
+            mask = self._framing.apply_to_mask(sample.read_mask()).numpy() if sample.is_mask_known else None
             self._masks[sample.path] = mask
         return self._masks[sample.path]
 

@@ -21,7 +21,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from softpatch.data.images import ImageRef, read_image
+from softpatch.data.decode import read_image
+from softpatch.data.images import ImageRef
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.errors import InputError
 

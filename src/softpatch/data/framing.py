@@ -35,14 +35,24 @@ class Framing:
         """Resize (antialiased bilinear) and crop an image: (3, H, W) -> (3, crop, crop), values in [0, 1]."""
         size = (self.resize, self.resize)
         if image.shape[1:] != size:
-            image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0].clamp_(0, 1)
+            height, width = image.shape[1:]
+            if width < self.resize < height:  # width first, as torch does it, would take memory for the whole height
+                width = max(width, 2)  # torch does not average a single column rightly
+                image = _resized(image.expand(-1, -1, width), (self.resize, width))
+            image = _resized(image, size).clamp_(0, 1)
         return self._crop(image)
 
     def apply_to_mask(self, mask: Tensor) -> Tensor:
-        """Resize (nearest) and crop a boolean mask: (H, W) -> (crop, crop)."""
+        """Resize and crop a boolean mask: (H, W) -> (crop, crop), true where any pixel in a cell is.
+
+        A defect is not lost, however thin.
+        """
         size = (self.resize, self.resize)
         if mask.shape != size:
-            mask = F.interpolate(mask[None, None].float(), size=size, mode="nearest-exact")[0, 0] > 0.5
+            height, width = mask.shape
+            larger = (max(height, self.resize), max(width, self.resize))
+            values = F.interpolate(mask[None, None].float(), size=larger, mode="nearest-exact")
+            mask = F.adaptive_max_pool2d(values, size)[0, 0] > 0.5
         return self._crop(mask)
 
     def to_original(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
@@ -71,3 +81,7 @@ class Framing:
     def _crop(self, image: Tensor) -> Tensor:
         start, stop = self.margin, self.margin + self.crop
         return image[..., start:stop, start:stop]
+
+
+def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]

@@ -11,7 +11,7 @@ from softpatch.data.framing import Framing
 from softpatch.data.images import SkippedImage
 from softpatch.data.layouts import Sample
 from softpatch.detector import Detector
-from softpatch.errors import ImageError, InputError
+from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import Metrics, evaluate_scores
 
@@ -20,13 +20,16 @@ from softpatch.scoring.metrics import Metrics, evaluate_scores
 class Evaluation:
     """The metrics of one test set, and what the decision threshold made of it.
 
-    `false_alarms` counts nominal images called anomalous, `missed` anomalous images that were not.
+    `false_alarms` counts nominal images called anomalous, `missed` anomalous images that were not. Of the masks of
+    anomalous images `empty_masks` mark nothing of what is looked at, and `full_masks` all of it.
     """
 
     metrics: Metrics
     nominal_images: int
     anomalous_images: int
     images_with_mask: int
+    empty_masks: int
+    full_masks: int
     skipped_images: int
     threshold: float
     false_alarms: int
@@ -53,7 +56,7 @@ def evaluate(
         raise InputError("there are no test images to evaluate on; give a dataset with a test split")
     by_name = {sample.ref.name: sample for sample in samples}
     framing = Framing(detector.settings.resize, detector.settings.crop)
-    labels, scores, masks, maps = [], [], [], []
+    labels, scores, masks, maps, of_defects = [], [], [], [], []
     predictions = detector.predict([sample.ref for sample in samples], on_skip=on_skip, progress=progress)
     for prediction in predictions:
         sample = by_name[prediction.path]
@@ -63,6 +66,7 @@ def evaluate(
         if mask is not None:
             masks.append(mask)
             maps.append(prediction.anomaly_map.numpy())
+            of_defects += [mask] if sample.is_anomalous else []
     if not labels:
         raise InputError("none of the test images could be read; nothing was measured")
     truth, image_scores = np.array(labels, dtype=bool), np.array(scores, dtype=np.float32)
@@ -72,6 +76,8 @@ def evaluate(
         nominal_images=int((~truth).sum()),
         anomalous_images=int(truth.sum()),
         images_with_mask=len(masks),
+        empty_masks=sum(not mask.any() for mask in of_defects),
+        full_masks=sum(bool(mask.all()) for mask in of_defects),
         skipped_images=len(samples) - len(labels),
         threshold=detector.threshold,
         false_alarms=int((called & ~truth).sum()),
@@ -79,13 +85,18 @@ def evaluate(
     )
 
 
+def notes(result: Evaluation) -> list[str]:
+    """Sentences on what makes figures doubtful: masks that mark nothing, or everything."""
+    found = []
+    if result.empty_masks:
+        found.append(f"{result.empty_masks} masks of defective images mark nothing of what is looked at.")
+    if result.full_masks:
+        found.append(f"{result.full_masks} masks of defective images mark all of what is looked at.")
+    return found
+
+
 def _mask(sample: Sample, framing: Framing) -> NDArray[np.bool_] | None:
     """The true mask in the crop's pixels: all nominal for a good image, None where it is not known."""
     if not sample.is_anomalous:
         return np.zeros((framing.crop, framing.crop), dtype=bool)
-    if sample.mask_path is None:
-        return None
-    try:
-        return framing.apply_to_mask(sample.read_mask()).numpy()
-    except ImageError as error:
-        raise ImageError(f"{sample.mask_path}: {error}") from error
+    return framing.apply_to_mask(sample.read_mask()).numpy() if sample.mask_paths else None

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +20,12 @@ _LONGEST_NAME = 255  # bytes, on nearly every file system
 
 
 def write_outputs(
-    predictions: Iterable[Prediction], refs: list[ImageRef], folder: Path, *, maps: bool = False, overlays: bool = False
+    predictions: Iterable[Prediction],
+    refs: Sequence[ImageRef],
+    folder: Path,
+    *,
+    maps: bool = False,
+    overlays: bool = False,
 ) -> Counter[Verdict]:
     """Write the tables, and if asked a map and an overlay per image; return how many images got each verdict.
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 from softpatch.atomic import replacing
-from softpatch.data.images import PREDICTIONS, SkippedImage
+from softpatch.data.folder import PREDICTIONS
+from softpatch.data.images import SkippedImage
 from softpatch.results import Prediction
 
 COLUMNS = ("path", "image_score", "threshold", "check_threshold", "is_anomalous", "verdict", "peak_x", "peak_y")

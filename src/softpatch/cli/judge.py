@@ -1,0 +1,142 @@
+"""Judge: `softpatch predict` and `softpatch evaluate`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from softpatch.cli.options import (
+    BatchSize,
+    Category,
+    Device,
+    Layout,
+    ListOnly,
+    Model,
+    Offline,
+    Output,
+    Paths,
+    Strict,
+    Weights,
+    Workers,
+)
+from softpatch.config import Runtime
+from softpatch.errors import InputError
+
+
+def predict(
+    model: Model,
+    images: Paths,
+    output: Output = Path("results"),
+    maps: Annotated[bool, typer.Option("--maps", help="Write a float32 TIFF map per image.")] = False,
+    overlays: Annotated[bool, typer.Option("--overlays", help="Write each image with its heat map over it.")] = False,
+    threshold: Annotated[
+        float | None, typer.Option(help="Image score above which an image is anomalous; default the model's.")
+    ] = None,
+    layout: Layout = "auto",
+    category: Category = None,
+    list_only: ListOnly = False,
+    weights: Weights = None,
+    device: Device = Runtime.device,
+    batch_size: BatchSize = Runtime.batch_size,
+    workers: Workers = Runtime.workers,
+    offline: Offline = Runtime.offline,
+    strict: Strict = False,
+) -> None:
+    """Judge images: write predictions.csv, predictions.jsonl, skipped.csv, and maps and overlays if asked."""
+    from softpatch.atomic import check_can_write
+    from softpatch.data.images import SkippedImage
+    from softpatch.data.inputs import choose_images
+    from softpatch.estimator import SoftPatch
+    from softpatch.review.outputs import write_outputs
+    from softpatch.review.tables import write_skipped
+    from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar
+
+    if not list_only:
+        for name in ("predictions.csv", "predictions.jsonl", "skipped.csv"):
+            check_can_write(output / name)
+    chosen = choose_images(images, "predict", layout=layout, category=category)
+    if list_only:
+        list_files(chosen)
+        return
+    skipped: list[SkippedImage] = []
+    table: Path | None = None
+    try:
+        with progress_bar() as progress:
+            estimator = SoftPatch.load(
+                model,
+                weights=weights,
+                device=device,
+                batch_size=batch_size,
+                workers=workers,
+                offline=offline,
+                progress=progress,
+            )
+            predictions = estimator.predict_each(
+                chosen.refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
+            )
+            verdicts = write_outputs(predictions, chosen.refs, output, maps=maps, overlays=overlays)
+        write_skipped(skipped, output / "skipped.csv")
+        table = output / "skipped.csv"
+    finally:
+        list_skipped(skipped, table)
+    list_passed_over(chosen)
+    found = f"{verdicts.total()} images, {verdicts['anomalous']} anomalous, {verdicts['check']} to check"
+    print(f"{printable(str(output / 'predictions.csv'))}: {found}")
+
+
+def evaluate(
+    model: Model,
+    dataset: Annotated[Path, typer.Argument(help="A dataset with test images, labels and masks.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
+    layout: Layout = "auto",
+    category: Category = None,
+    weights: Weights = None,
+    device: Device = Runtime.device,
+    batch_size: BatchSize = Runtime.batch_size,
+    workers: Workers = Runtime.workers,
+    offline: Offline = Runtime.offline,
+    strict: Strict = False,
+) -> None:
+    """Measure a model on a labelled dataset: image and pixel metrics."""
+    from softpatch.atomic import check_can_write, replacing
+    from softpatch.data.images import SkippedImage
+    from softpatch.data.layouts import open_dataset
+    from softpatch.estimator import SoftPatch
+    from softpatch.review import evaluation
+    from softpatch.terminal import list_skipped, progress_bar, say
+
+    if json_file is not None:
+        check_can_write(json_file)
+        if json_file.exists() and json_file.suffix != ".json":
+            raise InputError(f"{json_file} exists and is no .json file; name another with --json")
+    opened = open_dataset(dataset, layout=layout, category=category)
+    skipped: list[SkippedImage] = []
+    with progress_bar() as progress:
+        estimator = SoftPatch.load(
+            model,
+            weights=weights,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+            offline=offline,
+            progress=progress,
+        )
+        result = evaluation.evaluate(
+            estimator.detector, opened.test, on_skip=None if strict else skipped.append, progress=progress
+        )
+    record = result.as_dict()
+    if json_file is not None:
+        with replacing(json_file) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n")
+    list_skipped(skipped)
+    for note in (*opened.notes, *evaluation.notes(result)):
+        say(f"Note: {note}")
+    for name, value in record.items():
+        print(f"{name:>18}  {_readable(value)}")
+
+
+def _readable(value: Any) -> str:
+    if value is None:
+        return "not defined here"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,128 @@
+"""Learn: `softpatch fit` and `softpatch demo`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from softpatch.cli.options import (
+    BatchSize,
+    Category,
+    CheckShare,
+    CoresetRatio,
+    Device,
+    FalseAlarmRate,
+    Layout,
+    ListOnly,
+    MemoryBudget,
+    Offline,
+    Output,
+    Paths,
+    Strict,
+    Weights,
+    Workers,
+)
+from softpatch.config import DEFAULT_PRESET, Runtime, Settings
+
+_FEW_IMAGES = 50
+
+
+def fit(
+    images: Paths,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path(
+        "model.safetensors"
+    ),
+    preset: Annotated[
+        str, typer.Option(help="The method: agreement, softpatch+, softpatch or patchcore.")
+    ] = DEFAULT_PRESET,
+    backbone: Annotated[
+        str | None, typer.Option(help="builtin-v1, or a timm model's name.", show_default=Settings.backbone)
+    ] = None,
+    weights: Weights = None,
+    layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
+    resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
+    crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    symmetries: Annotated[
+        str | None,
+        typer.Option(
+            help="find: learn from turned and mirrored copies, where the product looks the same so; or none.",
+            show_default="the preset's",
+        ),
+    ] = None,
+    coreset_ratio: CoresetRatio = Settings.coreset_ratio,
+    false_alarm_rate: FalseAlarmRate = Settings.false_alarm_rate,
+    check_share: CheckShare = Settings.check_share,
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = Settings.seed,
+    layout: Layout = "auto",
+    category: Category = None,
+    list_only: ListOnly = False,
+    device: Device = Runtime.device,
+    batch_size: BatchSize = Runtime.batch_size,
+    workers: Workers = Runtime.workers,
+    offline: Offline = Runtime.offline,
+    memory_budget: MemoryBudget = Runtime.memory_budget,
+    strict: Strict = False,
+) -> None:
+    """Learn a product from images of which some may be defective, and write a model file."""
+    from softpatch.data.images import SkippedImage
+    from softpatch.data.inputs import choose_images
+    from softpatch.estimator import SoftPatch
+    from softpatch.model_file import check_can_save
+    from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
+
+    estimator = SoftPatch(
+        preset=preset,
+        backbone=backbone,
+        weights=weights,
+        layers=None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
+        resize=resize,
+        crop=crop,
+        symmetries=symmetries,
+        coreset_ratio=coreset_ratio,
+        false_alarm_rate=false_alarm_rate,
+        check_share=check_share,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        offline=offline,
+        memory_budget=memory_budget,
+    )
+    if not list_only:
+        check_can_save(output)
+    chosen = choose_images(images, "train", layout=layout, category=category)
+    if list_only:
+        list_files(chosen)
+        return
+    skipped: list[SkippedImage] = []
+    try:
+        with progress_bar() as progress:
+            estimator.fit(chosen.refs, on_skip=None if strict else skipped.append, progress=progress)
+        estimator.save(output)
+    finally:
+        list_skipped(skipped)
+    list_passed_over(chosen)
+    if crop < resize:
+        share = 1 - (crop / resize) ** 2
+        say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")
+    fitted = estimator.detector
+    if fitted.training_images < _FEW_IMAGES:
+        say(f"Note: {fitted.training_images} images are few; take {_FEW_IMAGES} or more for a threshold to rely on.")
+    if fitted.contamination is not None:
+        say(f"Contamination: {fitted.contamination}.")
+    if fitted.copies > 1:
+        say(f"Note: the product has symmetries; {fitted.copies} copies of each image, turned or mirrored, were used.")
+    print(f"{printable(str(output))}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
+
+
+def demo(
+    output: Output = Path("demo"),
+    seed: Annotated[int, typer.Option(help="Seed of the pictures and of the fit.")] = 0,
+) -> None:
+    """Make a small contaminated dataset, fit SoftPatch+ and PatchCore on it, and show the difference."""
+    from softpatch.review.demo import run_demo
+    from softpatch.terminal import progress_bar
+
+    with progress_bar() as progress:
+        lines = run_demo(output, seed=seed, progress=progress)
+    print("\n".join(lines))

@@ -1,0 +1,296 @@
+"""One file becomes pixels, whatever its kind, and is bounded before it is decoded.
+
+The content of a file tells its format, not the suffix. What cannot be read whole is an `ImageError`, never a picture
+that is grey or black where its data is missing.
+"""
+
+import logging
+import re
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+import tifffile
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+from PIL.BmpImagePlugin import BmpImageFile, DibImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TgaImagePlugin import TgaImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+from torch import Tensor
+
+from softpatch.errors import ImageError
+
+MAX_PIXELS = 100_000_000
+"""An image of more pixels (10,000 x 10,000) is refused: reading it takes about 30 bytes a pixel."""
+MAX_ASPECT = 100
+"""An image so many times longer than wide is refused: no photograph is, and to bring it to a square takes memory."""
+_ONE_AT_A_TIME = 25_000_000  # pixels, from which on images wait for each other
+_SOME_EXTRA_BYTES = 64  # between a JPEG's data and its end: some cameras write a few
+
+_DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile], str], ...] = (
+    (re.compile(rb"\x89PNG"), PngImageFile, "PNG"),
+    (re.compile(rb"\xff\xd8\xff"), JpegImageFile, "JPEG"),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile, "TIFF"),
+    (re.compile(rb"BM.{12}[\x0c-\x7c]\0\0\0", re.DOTALL), BmpImageFile, "BMP"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile, "WebP"),
+    (re.compile(rb"GIF8[79]a"), GifImageFile, "GIF"),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), Jpeg2KImageFile, "JPEG 2000"),
+    (re.compile(rb"P[1-6]\s"), PpmImageFile, "PGM"),
+)
+"""Which of Pillow's decoders reads a file, by its first bytes. `Image.open` would add formats that run other
+programs, and a size limit of its own."""
+_BY_SUFFIX: dict[str, type[ImageFile]] = {".tga": TgaImageFile, ".dib": DibImageFile}
+"""Formats that no first bytes tell."""
+FORMATS = "PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or TGA"
+
+_large = threading.RLock()
+
+
+def is_picture(path: Path) -> bool:
+    """Whether a file begins as a picture of a format that is read does. False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return _decoder(file.read(32), "") is not None
+    except OSError:
+        return False
+
+
+def read_image(path: Path) -> Tensor:
+    """Read an image file as RGB, turned upright by its EXIF orientation: float32 (3, H, W) in [0, 1].
+
+    Greys of 1 to 16 bits, RGB, palette, CMYK and float TIFF are converted, by the depth that the file states;
+    transparent pixels are laid over white; of several pages or frames the first is read. Raises
+    `ImageError` for a file that is empty, cut short, not an image, larger than `MAX_PIXELS`, or more than `MAX_ASPECT`
+    times longer than wide.
+    """
+    with opened(path) as image:
+        return image if isinstance(image, Tensor) else _rgb(image)
+
+
+def rgb_tensor(image: Image.Image) -> Tensor:
+    """Convert a PIL image of any mode to RGB float32 (3, H, W) in [0, 1], upright by its EXIF orientation.
+
+    Raises `ImageError` where Pillow cannot decode or convert it, or where deep values leave their range.
+    """
+    with _image_errors(), _bounded(*image.size):
+        return _rgb(image)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Image.Image | Tensor]:
+    """Give the image in a file: a PIL image, not decoded yet and bounded, or for plain TIFFs its tensor.
+
+    Whatever goes wrong in the block is an `ImageError`.
+    """
+    with _image_errors():
+        if path.exists() and not path.is_file():
+            raise ImageError("it is not an ordinary file")  # a pipe would be waited for
+        with path.open("rb") as file:
+            start = file.read(32)
+        if not start:
+            raise ImageError("the file is empty")
+        decoder = _decoder(start, path.suffix.lower())
+        if decoder is None:
+            raise ImageError(f"the file is not a {FORMATS} image")
+        if decoder is TiffImageFile and (pixels := _read_uncompressed_tiff(path)) is not None:
+            yield pixels
+            return
+        with decoder(path) as image, _bounded(*image.size):
+            yield _whole_jpeg(image, path) if isinstance(image, JpegImageFile) else image
+
+
+def _decoder(start: bytes, suffix: str) -> type[ImageFile] | None:
+    found = next((decoder for signature, decoder, _ in _DECODERS if signature.match(start)), None)
+    return found or _BY_SUFFIX.get(suffix)
+
+
+def _whole_jpeg(image: JpegImageFile, path: Path) -> Image.Image:
+    """Decode a JPEG, which must be whole: Pillow makes grey what is missing before an end marker.
+
+    The pixels are those that Pillow would give; so is all else that it knows of the file.
+    """
+    colourspace = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}.get(image.mode)
+    if colourspace is None:
+        return image
+    data = path.read_bytes()
+    try:
+        pixels = simplejpeg.decode_jpeg(data, colourspace)
+    except ValueError as error:
+        extra = re.search(r"(\d+) extraneous bytes", str(error))
+        if extra is None or int(extra[1]) > _SOME_EXTRA_BYTES:
+            raise ImageError(f"the file is cut short or damaged: {error}") from error
+        pixels = simplejpeg.decode_jpeg(data, colourspace, strict=False)
+    if image.mode == "CMYK":
+        return image  # its inks may be inverted, which Pillow knows of
+    whole = Image.fromarray(pixels.squeeze())
+    whole.info = image.info  # its EXIF among it
+    return whole
+
+
+@contextmanager
+def _bounded(width: int, height: int) -> Iterator[None]:
+    """Refuse an absurd size, and let the largest images be read one at a time."""
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"the image has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
+    if max(width, height) > MAX_ASPECT * min(width, height) > 0:
+        raise ImageError(f"the image has {width} x {height} pixels; one side is at most {MAX_ASPECT} times the other")
+    with _large if width * height > _ONE_AT_A_TIME else nullcontext():
+        yield
+
+
+def _rgb(image: Image.Image) -> Tensor:
+    image.load()
+    orientation = _orientation(image)
+    top = _stated_top(image)
+    inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
+    if not image.mode.startswith(("I", "F")):
+        if image.has_transparency_data:
+            layer = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
+        return _upright_rgb(np.asarray(image.convert("RGB")), orientation)
+    pixels = np.asarray(image)
+    if inverted and image.mode.startswith("I"):  # Pillow does so for 1 and 8 bits
+        pixels = top - pixels
+    return _upright_rgb(pixels, orientation, top)
+
+
+def _stated_top(image: Image.Image) -> int:
+    """The value of white in an image of deep integers: what its TIFF says, or that of 16 bits."""
+    if not isinstance(image, TiffImageFile):
+        return 65535
+    bits, stated = max(image.tag_v2.get(258) or (16,)), image.tag_v2.get(281)
+    return _top(bits, max(stated) if isinstance(stated, tuple) else stated)
+
+
+def _top(bits: int, stated: object) -> int:
+    """White of `bits` per sample, or the file's MaxSampleValue where that is white of 9 or more bits.
+
+    Any other is of the one image only, and images would not be scaled alike.
+    """
+    depths = [2**depth - 1 for depth in range(9, min(bits, 16) + 1)]
+    return stated if isinstance(stated, int) and stated in depths else 2 ** min(bits, 16) - 1
+
+
+def _read_uncompressed_tiff(path: Path) -> Tensor | None:
+    """Read the first page of a plain grey or RGB TIFF at its full depth; None leaves the file to Pillow.
+
+    Pillow scrambles 16-bit colour kept in separate planes and has no mode for float or 32-bit colour. What
+    compressed data unfolds to is not bounded by tifffile, so that stays with Pillow.
+    """
+    try:
+        file = tifffile.TiffFile(path)
+    except Exception:  # a broken header; Pillow may make sense of it, or says what is wrong
+        return None
+    with file:
+        page = file.pages.first
+        if not page.dataoffsets or not all(page.dataoffsets) or not all(page.databytecounts):
+            raise ImageError("the file is cut short or damaged: it lacks some of its strips")
+        if page.compression != 1 or page.photometric not in (0, 1, 2) or page.bitspersample % 8:
+            return None
+        if page.axes == "SYX" and page.samplesperpixel == 4:
+            raise ImageError("the TIFF keeps four samples in separate planes; save it as plain RGB")
+        if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel not in (1, 3):
+            return None
+        with _bounded(page.imagewidth, page.imagelength):
+            if page.nbytes > path.stat().st_size or page.nbytes > sum(page.databytecounts):
+                # uncompressed, so the file holds every byte
+                raise ImageError("the file is cut short or damaged: it is smaller than its pixels")
+            pixels = page.asarray()
+            orientation, stated = page.tags.valueof("Orientation", 1), page.tags.valueof("MaxSampleValue")
+            if page.axes == "SYX":
+                pixels = np.moveaxis(pixels, 0, 2)  # (3, H, W) -> (H, W, 3)
+            top = _top(page.bitspersample, max(stated) if isinstance(stated, tuple) else stated)
+            if page.photometric == 0 and pixels.dtype.kind == "u":
+                pixels = (top if pixels.dtype.itemsize < 4 else np.iinfo(pixels.dtype).max) - pixels
+            return _upright_rgb(pixels, orientation, top)
+
+
+def _orientation(image: Image.Image) -> object:
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # broken EXIF says nothing, and the pixels are whole
+        return None
+
+
+def upright(pixels: NDArray[np.generic], orientation: object) -> NDArray[np.generic]:
+    """Turn pixels (H, W) or (H, W, C) as an EXIF orientation says; anything but 2 to 8 leaves them."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def _upright_rgb(pixels: NDArray[np.generic], orientation: object, top: int = 65535) -> Tensor:
+    """Turn pixels (H, W) or (H, W, 3) upright and scale them to float32 (3, H, W) in [0, 1].
+
+    `top` is the value of white among integers of more than 8 bits.
+    """
+    if pixels.size == 0:
+        raise ImageError("the image has no pixels")
+    channels = _unit_range(np.atleast_3d(upright(pixels, orientation)), top).permute(2, 0, 1)  # (1 or 3, H, W)
+    return channels if len(channels) == 3 else channels.repeat(3, 1, 1)
+
+
+def _unit_range(pixels: NDArray[np.generic], top: int) -> Tensor:
+    """8-, 16- and 32-bit or float pixels to float32 in [0, 1], of the same shape."""
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
+        values = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
+    if pixels.dtype == np.uint8:
+        return values.div_(255)
+    if pixels.dtype == np.int8 or pixels.dtype.kind == "c":
+        raise ImageError(f"the image holds {pixels.dtype} values; save it with unsigned integers or floats")
+    if not torch.isfinite(values).all():
+        raise ImageError("the image holds values that are not finite numbers")
+    if pixels.dtype.kind in "iu":
+        values /= top
+    if values.min() < 0 or values.max() > 1:
+        raise ImageError(
+            f"pixel values run from {pixels.min()} to {pixels.max()}; "
+            f"images of this kind hold 0 to {top if pixels.dtype.kind in 'iu' else 1}"
+        )
+    return values
+
+
+@contextmanager
+def _image_errors() -> Iterator[None]:
+    """Silence the decoders' remarks, and turn whatever a broken file makes them raise into `ImageError`."""
+    _silence_decoders()
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError("the image does not fit into memory") from error
+    except OSError as error:
+        problem = "cannot be opened" if error.errno else "is cut short or damaged"
+        raise ImageError(f"the file {problem}: {error.strerror or error}") from error
+    except Exception as error:
+        raise ImageError(f"the image is damaged or of an unsupported kind ({error})") from error
+
+
+def _silence_decoders() -> None:
+    # a lasting filter, since warnings.catch_warnings mixes up the filters when threads leave it in any order
+    with _silence_lock:
+        if not warnings.filters or warnings.filters[0] != _PILLOW_REMARKS:
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+        logging.getLogger("tifffile").addHandler(_NOWHERE)  # else what no handler takes goes to stderr
+
+
+_silence_lock = threading.Lock()
+_PILLOW_REMARKS = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
+_NOWHERE = logging.NullHandler()

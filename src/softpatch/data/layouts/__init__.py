@@ -1,0 +1,88 @@
+"""Recognise how a dataset is laid out on disk, and open one of its categories as samples.
+
+Each layout is a module with a `LAYOUT`; they are tried in the order of `_LAYOUTS`, the most particular first. To add
+one, write its module and name it here. docs/file-formats.md shows what each looks like.
+"""
+
+from pathlib import Path
+
+from softpatch.data.layouts import (
+    btad,
+    dagm,
+    kolektor,
+    labelled,
+    mvtec,
+    mvtec_3d,
+    mvtec_ad_2,
+    mvtec_loco,
+    plain,
+    real_iad,
+    visa,
+)
+from softpatch.data.layouts.samples import Dataset, Layout, Sample
+from softpatch.errors import InputError
+
+__all__ = ["LAYOUTS", "Dataset", "Layout", "Sample", "open_dataset", "recognise_layout"]
+
+_MODULES = (visa, real_iad, mvtec_3d, mvtec_ad_2, mvtec_loco, dagm, kolektor, btad, mvtec, labelled)
+_LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
+_PLAIN = plain.LAYOUT
+LAYOUTS: tuple[str, ...] = (_PLAIN.name, *_LAYOUTS)
+
+
+def recognise_layout(root: Path) -> str:
+    """Tell the layout of a category, or of a folder of categories, by its folders; "folder" if none fits."""
+    for name, layout in _LAYOUTS.items():
+        if layout.fits(root) or (layout is not labelled.LAYOUT and _categories(root, layout)):
+            return name
+    return _PLAIN.name
+
+
+def open_dataset(root: Path, *, layout: str = "auto", category: str | None = None) -> Dataset:
+    """Open the dataset at `root`: a category's folder, or a folder of categories with `category` naming one.
+
+    Only file names are read, and pictures that may be masks. Raises `InputError` where `root` does not exist or does
+    not fit `layout`, where `category` is missing or unknown, where no folder is named as that of good images, and
+    where the dataset lists images that do not exist.
+    """
+    if layout != "auto" and layout not in LAYOUTS:
+        raise InputError(f"layout {layout!r} is unknown; choose auto, {', '.join(LAYOUTS)}")
+    if root.name in ("", ".."):
+        root = root.resolve()  # "." has neither a name nor a parent
+    try:
+        if layout == "auto":
+            layout = recognise_layout(root)
+        if layout == _PLAIN.name:
+            dataset = _PLAIN.read(root)
+            if category is not None:
+                raise InputError(f"category {category!r} is not in {root}, a plain folder of images without categories")
+            return dataset
+        return _LAYOUTS[layout].read(_choose_category(root, _LAYOUTS[layout], category))
+    except OSError as error:
+        raise InputError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
+
+
+def _categories(root: Path, layout: Layout) -> list[str]:
+    if not root.is_dir():
+        return []
+    return sorted(child.name for child in root.iterdir() if child.is_dir() and layout.fits(child))
+
+
+def _choose_category(root: Path, layout: Layout, category: str | None) -> Path:
+    if not root.is_dir():
+        raise InputError(f"{root} is not a folder; give the folder of a dataset")
+    if layout.fits(root):
+        if category not in (None, root.name):
+            raise InputError(f"category {category!r} is not in {root}, which is the category {root.name!r} itself")
+        return root
+    categories = _categories(root, layout)
+    if not categories:
+        raise InputError(
+            f"layout {layout.name!r} needs a category with {layout.needs}, but {root} is none and holds none"
+        )
+    if category is None:
+        names = ", ".join(categories)
+        raise InputError(f"{root} holds the categories {names}; choose one with --category, or give its folder")
+    if category not in categories:
+        raise InputError(f"category {category!r} is not in {root}, which holds {', '.join(categories)}")
+    return root / category

@@ -1,0 +1,33 @@
+"""MVTec AD, and what is laid out alike (MPDD, VisA rearranged): `train/good`, `test/<kind>`, `ground_truth/<kind>`."""
+
+from pathlib import Path
+
+from softpatch.data.folder import photographs
+from softpatch.data.layouts.samples import (
+    MASK_FOLDERS,
+    Dataset,
+    Layout,
+    child,
+    samples_by_kind,
+    training_samples,
+    with_masks,
+)
+
+
+def read_parts(folder: Path, layout: str, train: Path, test: Path, truth: Path | None) -> Dataset:
+    """Read a category whose labels are the names of folders in `test`, with masks below `truth` in folders alike."""
+    training, testing = photographs(train), photographs(test)
+    samples, notes = with_masks(samples_by_kind(test, testing), test, truth)
+    passed_over = training.passed_over + testing.passed_over
+    return Dataset(folder, layout, folder.name, training_samples(train, training), samples, passed_over, tuple(notes))
+
+
+def _fits(folder: Path) -> bool:
+    return (folder / "train").is_dir() and (folder / "test").is_dir()
+
+
+def _read(folder: Path) -> Dataset:
+    return read_parts(folder, "mvtec", folder / "train", folder / "test", child(folder, *MASK_FOLDERS))
+
+
+LAYOUT = Layout("mvtec", "train and test", _fits, _read)
