@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import label
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from softpatch.scoring.metrics import Metrics, evaluate_pixels, evaluate_scores, f1_max
+from softpatch.scoring import metrics
+from softpatch.scoring.metrics import Metrics, PixelMetrics, PixelScores, evaluate_scores, f1_max
 
 Masks = list[NDArray[np.bool_]]
 Maps = list[NDArray[np.float32]]
@@ -22,6 +23,15 @@ def mask(*rows: str) -> NDArray[np.bool_]:
 
 def as_map(*rows: list[float]) -> NDArray[np.float32]:
     return np.array(rows, dtype=np.float32)
+
+
+def evaluate_pixels(masks: Masks, maps: Maps, limit: float = 0.3) -> PixelMetrics:
+    pixels = PixelScores()
+    for truth, scores in zip(masks, maps, strict=True):
+        pixels.add(truth, scores)
+    found = pixels.metrics(limit)
+    assert found is not None
+    return found
 
 
 def aupro(masks: Masks, maps: Maps, limit: float = 0.3) -> float:
@@ -140,16 +150,28 @@ def test_image_metrics_need_both_kinds_of_image(label_of_all: bool) -> None:
 @pytest.mark.parametrize(
     ("masks", "maps"),
     [
-        (None, None),
-        (None, MAPS),
-        (MASKS, None),
         ([], []),
         ([np.zeros((2, 3), bool)] * 3, MAPS),
         ([np.ones((2, 3), bool)] * 3, MAPS),
     ],
-    ids=["neither", "no masks", "no maps", "none known", "no anomalous pixel", "no nominal pixel"],
+    ids=["none known", "no anomalous pixel", "no nominal pixel"],
 )
-def test_pixel_metrics_need_both_kinds_of_pixel(masks: Masks | None, maps: Maps | None) -> None:
+def test_pixel_metrics_need_both_kinds_of_pixel(masks: Masks, maps: Maps) -> None:
     metrics = evaluate_scores(LABELS, SCORES, masks, maps)
     assert (metrics.pixel_auroc, metrics.pixel_ap, metrics.aupro) == (None, None, None)
     assert metrics.image_auroc == 0.5
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6, -1.0])
+def test_beyond_some_number_of_scores_they_are_rounded(scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(0)
+    masks = [random.random((60, 60)) < 0.05 for _ in range(12)]
+    maps = [((random.gamma(2, size=(60, 60)) + 2 * truth) * scale).astype(np.float32) for truth in masks]
+    exact = evaluate_pixels(masks, maps)
+    monkeypatch.setattr(metrics, "MOST_SCORES", 20_000)
+    pixels = PixelScores()
+    for truth, scores in zip(masks, maps, strict=True):
+        pixels.add(truth, scores)
+        assert len(pixels._scores) < 20_000
+    assert pixels._dropped_bits >= 10
+    assert pixels.metrics() == pytest.approx(exact, abs=2e-4)

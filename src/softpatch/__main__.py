@@ -5,32 +5,44 @@ import signal
 import sys
 from contextlib import suppress
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_received: list[int] = []
 
 
 def main() -> None:
-    """Run the command line; Ctrl-C and a request to terminate tidy up and leave with 130 and 143."""
+    """Run the command line; Ctrl-C, a request to terminate and a closed terminal tidy up and leave: 130, 143, 129."""
+    for name in ("stdout", "stderr"):  # closed ones: the next file that is opened must not take their place
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  pathlib is slow to import
     for number in _SIGNALS:
-        signal.signal(number, _leave)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, _leave)
     try:
         from softpatch import cli
 
         cli.main()
     except SystemExit as leaving:
-        if leaving.code not in [128 + number for number in _SIGNALS]:
+        _ignore_signals()
+        if not _received:
             raise
         with suppress(OSError):
             if leaving.code == 128 + signal.SIGINT:
                 print("softpatch: interrupted", file=sys.stderr)
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(int(leaving.code))  # a thread still at work in compiled code would abort an orderly end
+        os._exit(128 + _received[0])  # a thread still at work in compiled code would abort an orderly end
 
 
 def _leave(number: int, _: object) -> None:
+    _received.append(number)
+    if len(_received) == 1:  # the tidying up must not be disturbed by a second, not even one that is here already
+        _ignore_signals()
+        raise SystemExit(128 + number)
+
+
+def _ignore_signals() -> None:
     for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)  # a second Ctrl-C must not disturb the tidying up
-    raise SystemExit(128 + number)
+        signal.signal(each, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

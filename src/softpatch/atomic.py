@@ -1,6 +1,10 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and leave nothing behind."""
 
 import os
+import re
+import shutil
+import socket
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -8,13 +12,49 @@ from pathlib import Path
 
 from softpatch.errors import InputError
 
+_HOST = re.sub(r"\W", "", socket.gethostname())[:20] or "host"
+_TEMPORARY = re.compile(r"\.softpatch-(?P<host>\w+)-(?P<process>\d+)-")
+
+
+def temporary_prefix() -> str:
+    """How the names of this process's temporary files and folders begin: `.softpatch-HOST-PROCESS-`."""
+    return f".softpatch-{_HOST}-{os.getpid()}-"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that killed processes of this computer left in a folder."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            match = _TEMPORARY.match(path.name)
+            if match and match["host"] == _HOST and not _is_running(int(match["process"])):
+                if path.is_dir() and not path.is_symlink():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":
+        return True  # signal 0 would end it there
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
 
 def check_can_write(path: Path) -> None:
-    """Raise `InputError` where a file cannot be written at `path`, before long work is done for it."""
-    if path.is_dir():
+    """Raise `InputError` where a file cannot be written at `path`, before long work is done for it.
+
+    What killed runs left beside it is removed.
+    """
+    if _is_folder(path):
         raise InputError(f"cannot write {path}: it is a folder; name a file")
     path = _target(path)
     folder = next(parent for parent in path.parents if parent.exists())  # what is missing below it is made later
+    remove_leftovers(folder)
     _temporary_in(folder, path).unlink()
 
 
@@ -23,14 +63,14 @@ def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; move what was written there onto `path` when the block succeeds.
 
     A block that fails or is killed leaves an older file at `path` as it was. The data is on the disk before
-    the name changes. A link keeps pointing where it points; the file there is replaced. Raises `InputError` where the
-    folder cannot be made or written to.
+    the name changes. A link keeps pointing where it points; the file there is replaced, and the new one may be read by
+    whom the older could be read by. Raises `InputError` where the folder cannot be made or written to.
     """
     path = _target(path)
     temporary = _temporary_in(path.parent, path)
     try:
         yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; the result is an ordinary one
+        temporary.chmod(_mode(path))  # mkstemp makes private files
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(path)
@@ -42,29 +82,79 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def appearing_together(folder: Path) -> Iterator[Path]:
+    """Give a hidden folder in `folder`; all that was written there moves up when the block succeeds, or nothing does.
+
+    Files that stand where one moves to are replaced, or stay where any cannot be. Raises `InputError` then.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
+        staging = tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=folder, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+    with staging as name:
+        new, old = Path(name, "new"), Path(name, "old")
+        new.mkdir()
+        yield new
+        moved: list[tuple[Path, Path | None]] = []
+        target = folder
+        try:
+            for file in sorted(path for path in new.rglob("*") if path.is_file()):
+                target = _target(folder / file.relative_to(new))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                kept = old / str(len(moved)) if target.exists() else None
+                if kept is not None:
+                    if target.is_dir():
+                        raise InputError(f"cannot write {target}: it is a folder; move it away")
+                    kept.parent.mkdir(exist_ok=True)
+                    target.replace(kept)
+                moved.append((target, kept))
+                file.replace(target)
+        except BaseException as error:
+            for target_of, kept in reversed(moved):
+                with suppress(OSError):
+                    target_of.unlink(missing_ok=True) if kept is None else kept.replace(target_of)
+            if isinstance(error, OSError):
+                raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+            raise
+
+
 def _target(path: Path) -> Path:
     """Where a file written to `path` really lies, links followed."""
     try:
         target = path.resolve()
         if target.exists() and not target.is_file() and not target.is_dir():
             raise InputError(f"cannot write {path}: it is not an ordinary file; name another")
-    except (OSError, RuntimeError) as error:  # a loop of links is a RuntimeError up to Python 3.12
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links is a RuntimeError up to Python 3.12
+        if isinstance(error, InputError):
+            raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot write {path}: {reason}; name another file") from error
+        raise InputError(f"cannot write {str(path)!r}: {reason}; name another file") from error
     return target
+
+
+def _is_folder(path: Path) -> bool:
+    with suppress(OSError, ValueError):
+        return path.is_dir()
+    return False
 
 
 def _temporary_in(folder: Path, path: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=".softpatch-", suffix=path.suffix, dir=folder)
+        handle, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=path.suffix, dir=folder)
         os.close(handle)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
     return Path(name)
 
 
-def _umask() -> int:
+def _mode(path: Path) -> int:
+    """The permissions of the file that is replaced, or those of an ordinary new one."""
+    with suppress(OSError):
+        return stat.S_IMODE(path.stat().st_mode)
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

@@ -159,6 +159,8 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
 
     Raises `InputError` for an unknown preset or setting, or a value out of its range.
     """
+    if not isinstance(preset, str):
+        raise InputError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
     preset = preset.lower()
     _one_of("preset", preset, tuple(PRESETS))
     known = {field.name for field in fields(Settings)}

@@ -11,11 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 
 import torch
 from torch import Tensor
 
+from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
@@ -27,6 +28,7 @@ from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches, cho
 from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.projection import project
 from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
+from softpatch.memory_budget import check_image_memory
 from softpatch.passes import first_pass, full_embeddings
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
@@ -208,6 +210,7 @@ class Detector:
         check_discriminators(settings.noise_names)
         _need_images(len(refs), settings)
         device = torch_device(runtime.device)
+        check_image_memory(settings, runtime, device)
         backbone = load_backbone(
             settings.backbone,
             layers=settings.layers,
@@ -218,7 +221,8 @@ class Detector:
             seed=settings.seed,
             progress=progress,
         )
-        with TemporaryDirectory(prefix="softpatch-", ignore_cleanup_errors=True) as folder:
+        remove_leftovers(Path(gettempdir()))
+        with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
             _need_images(len(seen.refs), settings)
             copies, positions = len(seen.symmetries), seen.projected.shape[1]

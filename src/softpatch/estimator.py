@@ -160,7 +160,7 @@ class SoftPatch:
 
     def save(self, path: str | Path) -> None:
         """Write the fitted detector to one safetensors file, whole or not at all."""
-        save_detector(self.detector, Path(path))
+        save_detector(self.detector, _path(path))
 
     @classmethod
     def load(
@@ -172,17 +172,26 @@ class SoftPatch:
         batch_size: int = Runtime.batch_size,
         workers: int = Runtime.workers,
         offline: bool = Runtime.offline,
+        memory_budget: str = Runtime.memory_budget,
         progress: Progress = silent,
     ) -> "SoftPatch":
         """Read a model file. `weights` tells where the backbone's weights are, if not where they were at fit.
 
         Raises `ModelFileError` for a file that is cut short, altered, of a newer format, or of other weights.
         """
-        estimator = cls(device=device, batch_size=batch_size, workers=workers, offline=offline)
+        estimator = cls(
+            device=device, batch_size=batch_size, workers=workers, offline=offline, memory_budget=memory_budget
+        )
         found = None if weights is None else resolve_weights(weights)
-        estimator._detector = load_detector(Path(path), estimator._runtime, weights=found, progress=progress)
+        estimator._detector = load_detector(_path(path), estimator._runtime, weights=found, progress=progress)
         estimator.settings = estimator._detector.settings
         return estimator
+
+
+def _path(path: str | Path) -> Path:
+    if not isinstance(path, (str, Path)) or not str(path):
+        raise InputError(f"the path of a model is {path!r}; it must be text or a Path")
+    return Path(path)
 
 
 def _tell(passed_over: Sequence[PassedOver], on_skip: Callable[[SkippedImage], None] | None) -> None:

@@ -9,14 +9,41 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softpatch.config import Settings, parse_bytes
+from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.errors import InputError
+from softpatch.features.builtin import BUILTIN
 
 _BASE = 900_000_000  # the program, a small network and a batch of images
 _PER_WEIGHT = 6  # bytes for each of the network's weights: read, in use, folded, and maps between the layers
 _GPU_GROUP = 600_000_000  # distances of a group of positions; on a CPU they stay in its cache
 _PER_PATCH = 230  # bytes of the coreset and of the noise scores
 _PER_PATCH_COMPARED = 60  # bytes of the distances of suspects to other images
+
+
+_BYTES_OF_PIXEL = 12  # three colours as float32
+_PER_PIXEL_OF_BUILTIN = 90  # bytes of the built-in network's maps for each pixel of the crop
+_PER_PIXEL = 320  # of the largest of timm's usual networks: 300 with wide_resnet50_2, 130 with resnet18
+
+
+def check_image_memory(settings: Settings, runtime: Runtime, device: torch.device, beside: int = 0) -> None:
+    """Raise `InputError` where images of the settings' size would not fit in the memory budget, before any is read.
+
+    A batch of them goes through the network, two wait, and each worker resizes one; `beside` are further bytes.
+    """
+    crop, resize = settings.crop**2, settings.resize**2
+    network = _PER_PIXEL_OF_BUILTIN if settings.backbone == BUILTIN else _PER_PIXEL
+    if device.type != "cpu":
+        network = 0
+    images = (
+        runtime.batch_size * crop * (network + 3 * _BYTES_OF_PIXEL) + 2 * runtime.workers * resize * _BYTES_OF_PIXEL
+    )
+    need = _BASE + images + beside
+    if need > parse_bytes(runtime.memory_budget):
+        raise InputError(
+            f"to look at {settings.crop} px squares, {runtime.batch_size} at a time, takes about {need / 1e9:.1f} GB "
+            f"of memory, more than --memory-budget {runtime.memory_budget}; allow more, or choose a smaller "
+            "--batch-size, --workers, --resize or --crop"
+        )
 
 
 @dataclass(frozen=True)

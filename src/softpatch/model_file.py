@@ -24,6 +24,7 @@ from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.features.embedding import LARGEST
 from softpatch.memory.agreement import Contamination
 from softpatch.memory.bank import MemoryBank
+from softpatch.memory_budget import check_image_memory
 from softpatch.passes import embedding_shape
 from softpatch.progress import Progress, silent
 
@@ -106,6 +107,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
     device = torch_device(runtime.device)
+    check_image_memory(settings, runtime, device, beside=2 * path.stat().st_size)
     try:
         backbone = load_backbone(
             name,
@@ -132,11 +134,13 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if path.is_dir():
-        raise ModelFileError(f"{path} is a folder; first comes the model file that `softpatch fit` wrote, then images")
-    if not path.is_file():
-        raise ModelFileError(f"{path} does not exist; give a model file that `softpatch fit` wrote")
     try:
+        if path.is_dir():
+            raise ModelFileError(
+                f"{path} is a folder; first comes the model file that `softpatch fit` wrote, then images"
+            )
+        if not path.is_file():
+            raise ModelFileError(f"{str(path)!r} does not exist; give a model file that `softpatch fit` wrote")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if _HEADER not in metadata:

@@ -7,7 +7,7 @@ from typing import Any
 
 from softpatch.atomic import replacing
 from softpatch.bench.methods import METHODS
-from softpatch.bench.rows import Row
+from softpatch.bench.rows import Row, file_stem
 from softpatch.bench.summary import METRICS
 
 _COLOURS = ("#7f7f7f", "#000000", "#bbbbbb", "#ff7f0e", "#2ca02c", "#1f77b4", "#d62728", "#9467bd", "#8c564b")
@@ -32,7 +32,7 @@ def draw_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     drawn = []
     for data, backbone in sorted({(row["data"], row["backbone"]) for row in usable}):
         chosen = [row for row in usable if (row["data"], row["backbone"]) == (data, backbone)]
-        stem = f"{data.strip('/').replace('/', '-')}-{backbone}"
+        stem = file_stem(f"{data}-{backbone}")
         overlap = [row for row in chosen if row["protocol"] in ("overlap", "clean")]
         plain = [row for row in overlap if "discard_fraction" not in row]
         varied = [row for row in overlap if "discard_fraction" in row]

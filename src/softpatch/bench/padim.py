@@ -15,6 +15,7 @@ from softpatch.bench.features import Features
 from softpatch.bench.outcome import Outcome
 from softpatch.config import Settings
 from softpatch.data.contamination import ContaminatedSplit
+from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
 from softpatch.scoring.anomaly_map import anomaly_maps
 
@@ -51,6 +52,8 @@ def chosen_channels(maps: Sequence[Tensor], backbone: str, seed: int) -> Tensor:
 def fit_gaussians(patches: Tensor, *, progress: Progress = silent) -> tuple[Tensor, Tensor]:
     """Means (P, D), and Cholesky factors (P, D, D) of covariances plus `EPSILON`·I, of patches (N, P, D): float32."""
     count, positions, dim = patches.shape
+    if count < 2:
+        raise InputError(f"{count} training image is too few for PaDiM; it needs the covariance of 2 or more")
     means = patches.float().mean(dim=0)
     factors = torch.empty(positions, dim, dim)
     for position in range(positions):

@@ -1,10 +1,9 @@
 """What methods see in the same images, side by side (figure 6 of the paper): maps that a run keeps, and pictures."""
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -13,14 +12,13 @@ from numpy.typing import NDArray
 
 from softpatch.atomic import replacing
 from softpatch.bench.methods import METHODS
-from softpatch.bench.rows import Row
+from softpatch.bench.rows import Row, file_stem
 from softpatch.bench.summary import own_settings
 from softpatch.data.framing import Framing
 from softpatch.data.layouts import Sample
 from softpatch.errors import InputError
 from softpatch.review.pictures import colour_scale, tint
 
-_UNFIT = re.compile(r"[^\w.+-]+")  # for the name of a file
 _EVERY = 4  # pixels along a side whose scores the colours are chosen by
 
 
@@ -87,11 +85,19 @@ def draw_panels(rows: Sequence[Row], root: Path, folder: Path) -> list[Path]:
     drawn = []
     for key, group in sorted(groups.items()):
         seed = min(row["seed"] for row in group)
-        kept = {row["method"]: read_maps(root / row["maps"]) for row in group if row["seed"] == seed}
+        kept = {row["method"]: read_maps(_inside(root, row["maps"])) for row in group if row["seed"] == seed}
         title = ", ".join(part for part in key if part)
-        path = folder / f"maps-{_UNFIT.sub('-', title).strip('-')}.png"
+        path = folder / f"maps-{file_stem(title)}.png"
         drawn.append(_draw(title, {method: kept[method] for method in METHODS if method in kept}, path))
     return drawn
+
+
+def _inside(root: Path, name: str) -> Path:
+    """The file of maps that a row names, seen from the folder of the rows, which it must not leave."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\0" in name:
+        raise InputError(f"a row names the maps {name!r}, which lie outside {root}; maps lie below the rows")
+    return root / path
 
 
 def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:

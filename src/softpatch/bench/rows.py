@@ -2,57 +2,130 @@
 
 import json
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from softpatch.atomic import replacing
 from softpatch.bench.task import Task
 from softpatch.errors import InputError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 Row = dict[str, Any]
+
+_BEGINNING = b'{"task_key": '
+"""How every row begins that `append_row` wrote."""
+_TEXTS = ("task_key", "data", "category", "method", "protocol", "backbone", "weights")
+_NUMBERS = ("noise_ratio", "seed")
 
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a file, none where there is no file; a last line that was cut off is passed over.
 
-    Raises `InputError` for any other line that is no JSON object.
+    Raises `InputError` for any other line that is no row.
     """
     try:
-        lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot read the rows {path}: {error}") from error
+        content = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise InputError(f"cannot read the rows {path}: {error.strerror or error}") from error
+    return _rows(content, path)
+
+
+def _rows(content: bytes, path: Path) -> list[Row]:
+    lines = content.split(b"\n")
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # without its newline it was not written to its end
+        except (ValueError, RecursionError) as error:
+            if number == len(lines) and _is_cut_off(line):
                 continue
-            raise InputError(f"{path}, line {number}, is no JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise InputError(f"{path}, line {number}, is {line[:40]!r}; a row is a JSON object")
+            reason = "nested too deeply" if isinstance(error, RecursionError) else error
+            raise InputError(f"{path}, line {number}, is no JSON: {reason}") from error
+        problem = _problem(row)
+        if problem:
+            raise InputError(f"{path}, line {number}, is no row of a benchmark: {problem}")
         rows.append(row)
     return rows
 
 
-def mend(path: Path) -> None:
-    """Take away a last line that was cut off when a run was killed."""
-    if not path.exists() or path.read_bytes()[-1:] in (b"", b"\n"):
-        return
-    rows = read_rows(path)
-    with replacing(path) as temporary:
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a line, without its newline, is the beginning of a row."""
+    return line.startswith(_BEGINNING) or _BEGINNING.startswith(line)
 
 
-def append_row(path: Path, row: Row) -> None:
-    """Add a row at the end; it is on the disk when this returns."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+def _problem(row: Any) -> str:
+    """What is wrong with the fields that every row has, or ""."""
+    if not isinstance(row, dict):
+        return f"it is {str(row)[:40]!r}, not a JSON object"
+    wrong = {
+        **{name: "text" for name in _TEXTS if not isinstance(row.get(name), str)},
+        **{name: "a number" for name in _NUMBERS if not _is_number(row.get(name))},
+        **{name: "text or null" for name in ("error", "maps") if not isinstance(row.get(name, ""), str | None)},
+    }
+    if not wrong and row.get("error") is None:
+        shares = ("image_auroc", "pixel_auroc")
+        wrong = {name: "a number or null" for name in shares if not _is_number(row.get(name), or_none=True)}
+        wrong |= {name: "a number" for name in ("images_per_second", "threads") if not _is_number(row.get(name, 1))}
+    return next((f"its {name} is {str(row.get(name))[:40]!r} and must be {kind}" for name, kind in wrong.items()), "")
+
+
+def _is_number(value: object, *, or_none: bool = False) -> bool:
+    if value is None:
+        return or_none
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**63
+
+
+@contextmanager
+def row_file(path: Path) -> Iterator[tuple[list[Row], Callable[[Row], None]]]:
+    """Open a file of rows, a new one where there is none: the rows in it, and a function that adds one.
+
+    A row that was added is on the disk. A last line that was cut off is taken away. Raises `InputError`, and leaves the
+    file as it is, where it holds anything but rows, cannot be written, or where another process adds to it.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b")
+    except OSError as error:
+        raise InputError(f"cannot write the rows {path}: {error.strerror or error}") from error
+    with file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another run adds to the rows {path}; wait for it, or name another file") from error
+        file.seek(0)
+        content = file.read()
+        rows = _rows(content, path)
+        last = content[content.rfind(b"\n") + 1 :]
+        if last and not _rows(last, path):
+            file.truncate(len(content) - len(last))
+        elif last:
+            file.write(b"\n")
+
+        def append(row: Row) -> None:
+            file.write(json.dumps(row).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+        yield rows, append
+
+
+def file_stem(text: str) -> str:
+    """The beginning of a file's name from text of a row: letters, digits and `.+-_` alone, and no folder.
+
+    >>> file_stem("data/mvtec ad-x/../../y")
+    'data-mvtec-ad-x-y'
+    """
+    words = re.sub(r"[^\w.+-]+", "-", text)
+    return re.sub(r"-[.-]+", "-", f"-{words}").strip("-")[:150]
 
 
 def task_key(task: Task) -> str:
@@ -62,4 +135,4 @@ def task_key(task: Task) -> str:
 
 def finished(rows: Iterable[Row]) -> set[str]:
     """The keys of the tasks that have a row without an error."""
-    return {row["task_key"] for row in rows if "task_key" in row and row.get("error") is None}
+    return {row["task_key"] for row in rows if row.get("error") is None}

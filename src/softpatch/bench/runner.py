@@ -9,9 +9,11 @@ from functools import partial
 from hashlib import sha256
 from itertools import groupby
 from multiprocessing import get_context, parent_process
+from multiprocessing.managers import SyncManager
 from pathlib import Path
 from queue import Empty, Queue
 from signal import SIG_IGN, SIGINT, signal
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -25,7 +27,7 @@ from softpatch.bench.machine import forget_peak, machine, peak_memory
 from softpatch.bench.methods import METHODS
 from softpatch.bench.outcome import Outcome
 from softpatch.bench.panel import keep_maps
-from softpatch.bench.rows import Row, append_row, finished, mend, read_rows, task_key
+from softpatch.bench.rows import Row, finished, row_file, task_key
 from softpatch.bench.task import Task
 from softpatch.config import Runtime, Settings
 from softpatch.data.contamination import ContaminatedSplit, contaminate
@@ -58,16 +60,14 @@ def run_tasks(
     error, and the others go on; it is run again the next time. `jobs` processes share the work, each with its own
     datasets and backbones. With `maps` some anomaly maps of each task are kept in a folder beside `output`.
     """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    mend(output)
-    done = finished(read_rows(output))
     groups = [list(group) for _, group in groupby(sorted(tasks, key=_shared), key=_shared)]
-    waiting = [[task for task in group if task_key(task) not in done] for group in groups]
-    waiting = [group for group in waiting if group]
     folder = output.with_name(f"{output.stem}-maps") if maps else None
-    for row in _rows_of(waiting, root, runtime, folder, jobs, progress):
-        append_row(output, row)
-        on_row(row)
+    with row_file(output) as (rows, append):
+        done = finished(rows)
+        waiting = [[task for task in group if task_key(task) not in done] for group in groups]
+        for row in _rows_of([group for group in waiting if group], root, runtime, folder, jobs, progress):
+            append(row)
+            on_row(row)
 
 
 def _shared(task: Task) -> tuple[str, ...]:
@@ -88,7 +88,9 @@ def _rows_of(
             yield from run_group(group, root, runtime, maps, progress=progress)
         return
     context = get_context("spawn")
-    with context.Manager() as manager:
+    manager = SyncManager(ctx=context)
+    manager.start(_end_with_parent)
+    with manager:
         waiting, found = manager.Queue(), manager.Queue()
         for group in groups:
             waiting.put(group)
@@ -127,15 +129,25 @@ def _work(
     threads: int,
 ) -> None:
     """A process of its own: run groups as long as any wait, and hand their rows over."""
-    signal(SIGINT, SIG_IGN)  # Ctrl-C reaches all processes; the parent ends this one
+    _end_with_parent()
     torch.set_num_threads(threads)
-    parent = parent_process()
     with suppress(Empty):
         while True:
             for row in run_group(waiting.get_nowait(), root, runtime, maps):
-                if parent is None or not parent.is_alive():
-                    return
                 found.put(row)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when its parent does, even if that was killed; Ctrl-C is left to the parent."""
+    signal(SIGINT, SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    Thread(target=watch, daemon=True, name="softpatch-parent").start()
 
 
 def run_group(

@@ -12,6 +12,7 @@ from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import Row
 from softpatch.config import Settings
 from softpatch.errors import InputError
+from softpatch.review.tables import table_cell
 
 METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
 AVERAGE = "average"
@@ -135,8 +136,13 @@ def as_markdown(found: Iterable[Table]) -> str:
         categories = {category: None for table in group for category in table.categories if category != AVERAGE}
         for category in (*sorted(categories), *([AVERAGE] if len(categories) > 1 else [])):
             title = ", ".join(part for part in (dataset, category, backbone, settings) if part)
-            parts.append(f"**{title}**\n\n{_of_category(group, category)}")
+            parts.append(f"**{_plain(title)}**\n\n{_of_category(group, category)}")
     return "\n\n".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Text of a row on one line, that no Markdown takes for a table, a link or HTML."""
+    return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
 def _of_category(group: Sequence[Table], category: str) -> str:
@@ -160,7 +166,7 @@ def _of_category(group: Sequence[Table], category: str) -> str:
 def as_csv(found: Iterable[Table]) -> str:
     """All tables in one, a line per cell."""
     text = StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
     names = ("dataset", "protocol", "noise_ratio", "backbone", "settings", "metric")
     writer.writerow([*names, "category", "method", "value", "deviation", "seeds"])
     for table in found:
@@ -170,7 +176,7 @@ def as_csv(found: Iterable[Table]) -> str:
                 if cell:
                     place = [getattr(table, name) for name in names]
                     figures = [f"{cell.value:.5f}", f"{cell.deviation:.5f}", cell.seeds]
-                    writer.writerow([*place, category, method, *figures])
+                    writer.writerow([table_cell(value) for value in (*place, category, method, *figures)])
     return text.getvalue()
 
 
@@ -249,6 +255,6 @@ def _beside(number: PaperNumber, table: Table, cell: Cell) -> str:
         category = f"average of {len(table.shared_categories)} of {CATEGORIES[number.dataset]}"
     if number.table == LOF_TABLE:
         method = f"{method}, K = {number.lof_neighbors}"
-    where = f"{table.backbone}, {table.settings}" if table.settings else table.backbone
+    where = _plain(f"{table.backbone}, {table.settings}" if table.settings else table.backbone)
     what = f"{number.protocol} {number.noise_ratio:.0%} | {category} | {method} | {METRICS[number.metric]}"
     return f"| {what} | {where} | {cell} | {number.value:.3f} | {compared} |"

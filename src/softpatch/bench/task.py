@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import as_file, files
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from softpatch.data.contamination import PROTOCOLS
 from softpatch.data.layouts import LAYOUTS
 from softpatch.errors import InputError
 
+_MOST_TASKS = 100_000
 _LISTS = {"discriminators", "layers"}  # settings whose value is a list itself
 
 
@@ -117,18 +119,22 @@ def read_tasks(path: Path) -> list[Task]:
         raise InputError(f"there is no task list {path}; those that come along are {', '.join(names)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read the task list {path}: {error}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"the task list {path} is no TOML: {error}") from error
+    except (ValueError, RecursionError) as error:  # a number of too many digits is no TOMLDecodeError
+        reason = "it is nested too deeply" if isinstance(error, RecursionError) else error
+        raise InputError(f"the task list {path} is no TOML: {reason}") from error
     for name in content:
         if name not in ("defaults", "tasks"):
             raise InputError(f"the task list {path} has a part {name!r}; its parts are [defaults] and [[tasks]]")
     entries = content.get("tasks", [])
     if not isinstance(entries, list) or not entries or not all(isinstance(entry, dict) for entry in entries):
         raise InputError(f"the task list {path} has no [[tasks]]")
+    defaults = content.get("defaults", {})
+    if not isinstance(defaults, dict):
+        raise InputError(f"the task list {path} has defaults {str(defaults)[:40]!r}; [defaults] is a table")
     found: dict[str, Task] = {}
     for number, entry in enumerate(entries, 1):
         try:
-            for values in combinations({**content.get("defaults", {}), **entry}):
+            for values in combinations({**defaults, **entry}):
                 task = task_of(values)
                 found.setdefault(repr(task.as_row()), task)
         except InputError as error:
@@ -139,6 +145,8 @@ def read_tasks(path: Path) -> list[Task]:
 def combinations(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One record for every combination of the values that are lists; protocol "clean" is taken for a ratio of 0."""
     choices = [value if _is_choice(name, value) else [value] for name, value in entry.items()]
+    if prod(len(choice) for choice in choices) > _MOST_TASKS:
+        raise InputError(f"the lists of values make more than {_MOST_TASKS:,} tasks; divide them among several files")
     records = [dict(zip(entry, values, strict=True)) for values in product(*choices)]
     return [{**record, "protocol": "clean"} if record.get("noise_ratio") == 0 else record for record in records]
 

@@ -7,12 +7,20 @@ import typer
 
 from softpatch.cli.options import Category, Device, Layout, Offline, Output, Workers
 from softpatch.config import Runtime, Settings
+from softpatch.errors import InputError
+
+_OF_A_TASK = (
+    *("data", "layout", "category", "method", "protocol", "noise", "backbone", "weights", "seed", "coreset_ratio"),
+    "budget",
+)
+"""Options that describe one task."""
 
 app = typer.Typer(help="Compare methods on labelled datasets whose training images were contaminated.")
 
 
 @app.command("run")
 def bench_run(
+    context: typer.Context,
     tasks: Annotated[
         Path | None,
         typer.Argument(help="A TOML file of tasks, or a name such as table01; else the options are one."),
@@ -49,14 +57,18 @@ def bench_run(
     from softpatch.bench.task import read_tasks, task_of
     from softpatch.terminal import printable, progress_bar, say
 
-    if tasks is None:
+    if tasks is not None:
+        sources = {name: context.get_parameter_source(name) for name in _OF_A_TASK}
+        stray = next((name for name, source in sources.items() if source and source.name == "COMMANDLINE"), None)
+        if stray:
+            raise InputError(f"--{stray.replace('_', '-')} is of one task, not of the list {tasks}; write it there")
+        chosen = read_tasks(tasks)
+    else:
         noise = (0.0 if protocol == "clean" else 0.1) if noise is None else noise
         values = {"data": data, "category": category, "method": method, "protocol": protocol, "noise_ratio": noise}
         more = {"layout": layout, "backbone": backbone, "weights": weights, "seed": seed, "budget": budget}
         given = {**values, **more, "coreset_ratio": coreset_ratio}
         chosen = [task_of({name: value for name, value in given.items() if value is not None})]
-    else:
-        chosen = read_tasks(tasks)
     check_can_write(output)
     found: list[Row] = []
     runtime = Runtime(device, workers=workers, offline=offline)
@@ -84,6 +96,8 @@ def bench_summary(
     from softpatch.bench.summary import as_csv, as_markdown, beside_paper, tables
     from softpatch.terminal import printable
 
+    if not rows.is_file():
+        raise InputError(f"{rows} does not exist; give a file of rows that `softpatch bench run` wrote")
     measured = read_rows(rows)
     found = tables(measured)
     parts = {"summary.md": as_markdown(found), "summary.csv": as_csv(found)}

@@ -12,6 +12,7 @@ from softpatch.cli.options import (
     Device,
     Layout,
     ListOnly,
+    MemoryBudget,
     Model,
     Offline,
     Output,
@@ -41,6 +42,7 @@ def predict(
     batch_size: BatchSize = Runtime.batch_size,
     workers: Workers = Runtime.workers,
     offline: Offline = Runtime.offline,
+    memory_budget: MemoryBudget = Runtime.memory_budget,
     strict: Strict = False,
 ) -> None:
     """Judge images: write predictions.csv, predictions.jsonl, skipped.csv, and maps and overlays if asked."""
@@ -70,6 +72,7 @@ def predict(
                 batch_size=batch_size,
                 workers=workers,
                 offline=offline,
+                memory_budget=memory_budget,
                 progress=progress,
             )
             predictions = estimator.predict_each(
@@ -96,6 +99,7 @@ def evaluate(
     batch_size: BatchSize = Runtime.batch_size,
     workers: Workers = Runtime.workers,
     offline: Offline = Runtime.offline,
+    memory_budget: MemoryBudget = Runtime.memory_budget,
     strict: Strict = False,
 ) -> None:
     """Measure a model on a labelled dataset: image and pixel metrics."""
@@ -120,6 +124,7 @@ def evaluate(
             batch_size=batch_size,
             workers=workers,
             offline=offline,
+            memory_budget=memory_budget,
             progress=progress,
         )
         result = evaluation.evaluate(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-Paths = Annotated[list[Path], typer.Argument(help="Images, or folders of images (walked recursively).")]
+Paths = Annotated[list[str], typer.Argument(help="Images, or folders of images (walked recursively).")]
 Model = Annotated[Path, typer.Argument(help="A model file that `softpatch fit` wrote.")]
 Weights = Annotated[
     str | None, typer.Option(help="Backbone weights: 'pretrained', 'random', or a .safetensors or torch file.")
@@ -14,7 +14,9 @@ Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or 
 Offline = Annotated[bool, typer.Option("--offline", help="Never try the network.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the network.")]
-MemoryBudget = Annotated[str, typer.Option(help="Memory to stay within; what does not fit goes to disk.")]
+MemoryBudget = Annotated[
+    str, typer.Option(help="Memory to stay within: fit keeps the rest on disk, or says what would not fit.")
+]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 Layout = Annotated[
     str, typer.Option(help="How the folder is laid out: auto, folder (no labels), mvtec, visa, btad or another.")

@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,7 @@ MAX_PIXELS = 100_000_000
 """An image of more pixels (10,000 x 10,000) is refused: reading it takes about 30 bytes a pixel."""
 MAX_ASPECT = 100
 """An image so many times longer than wide is refused: no photograph is, and to bring it to a square takes memory."""
-_ONE_AT_A_TIME = 25_000_000  # pixels, from which on images wait for each other
+_ONE_AT_A_TIME = 16_000_000  # pixels, from which on images wait for each other
 _SOME_EXTRA_BYTES = 64  # between a JPEG's data and its end: some cameras write a few
 
 _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile], str], ...] = (
@@ -56,6 +56,7 @@ _BY_SUFFIX: dict[str, type[ImageFile]] = {".tga": TgaImageFile, ".dib": DibImage
 FORMATS = "PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or TGA"
 
 _large = threading.RLock()
+_turn = threading.local()
 
 
 def is_picture(path: Path) -> bool:
@@ -146,8 +147,21 @@ def _bounded(width: int, height: int) -> Iterator[None]:
         raise ImageError(f"the image has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
     if max(width, height) > MAX_ASPECT * min(width, height) > 0:
         raise ImageError(f"the image has {width} x {height} pixels; one side is at most {MAX_ASPECT} times the other")
-    with _large if width * height > _ONE_AT_A_TIME else nullcontext():
+    with ExitStack() as here:
+        if width * height > _ONE_AT_A_TIME:
+            getattr(_turn, "stack", here).enter_context(_large)
         yield
+
+
+@contextmanager
+def a_large_image_at_a_time() -> Iterator[None]:
+    """Keep a large image that is read in the block the only one that any thread has, until the block ends."""
+    with ExitStack() as stack:
+        _turn.stack = stack
+        try:
+            yield
+        finally:
+            del _turn.stack
 
 
 def _rgb(image: Image.Image) -> Tensor:

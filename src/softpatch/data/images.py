@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from softpatch.data.decode import read_image
+from softpatch.data.decode import a_large_image_at_a_time, read_image
 from softpatch.data.folder import photographs
 from softpatch.errors import ImageError
 
@@ -72,8 +72,9 @@ def read_in_batches(
     """
 
     def read(ref: ImageRef) -> tuple[tuple[int, int], Tensor]:
-        image = ref.read()
-        return (image.shape[2], image.shape[1]), prepare(image)
+        with a_large_image_at_a_time():
+            image = ref.read()
+            return (image.shape[2], image.shape[1]), prepare(image)
 
     names: list[ImageRef] = []
     sizes: list[tuple[int, int]] = []

@@ -6,13 +6,14 @@ import hashlib
 import logging
 import warnings
 from pathlib import Path
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from softpatch.errors import WeightsError
+from softpatch.errors import InputError, WeightsError, is_out_of_memory
 from softpatch.progress import Progress, silent
 
 PRETRAINED = "pretrained"
@@ -21,7 +22,12 @@ _HUB_FILE = "model.safetensors"
 
 
 def resolve_weights(weights: str | Path) -> str:
-    """What the setting `weights` keeps: "pretrained", "random", or a file's absolute path, found from any folder."""
+    """What the setting `weights` keeps: "pretrained", "random", or a file's absolute path, found from any folder.
+
+    Raises `InputError` for anything but text or a path.
+    """
+    if not isinstance(weights, (str, Path)) or not str(weights):
+        raise InputError(f"weights is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
     return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
 
 
@@ -31,16 +37,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A torch file may hold the state dict itself or have it under "state_dict" or "model". Raises `WeightsError`
     where the file does not exist or is neither.
     """
-    if not path.is_file():
-        raise WeightsError(f"weights file {path} does not exist; give a .safetensors file or a torch state dict")
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):
+        is_file = False
+    if not is_file:
+        raise WeightsError(f"weights file {str(path)!r} does not exist; give a .safetensors file or a torch state dict")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _refuse_compressed(path)
         with warnings.catch_warnings(action="ignore"):  # it remarks on old kinds of files, which are refused below
             loaded = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} cannot be read ({error}); fetch it again") from error
+    except WeightsError:
+        raise
     except Exception as error:  # torch.load raises many types, unpickling refusals among them
+        if is_out_of_memory(error):
+            raise
         raise WeightsError(
             f"weights file {path} is neither safetensors nor a torch file of plain tensors; convert it first"
         ) from error
@@ -50,6 +65,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(_is_plain(value) for value in loaded.values()):
         raise WeightsError(f"weights file {path} holds no state dict of plain tensors; save `model.state_dict()`")
     return {str(name).removeprefix("module."): value for name, value in loaded.items()}
+
+
+def _refuse_compressed(path: Path) -> None:
+    """Refuse a torch file that holds more than its size says: torch compresses nothing."""
+    if not is_zipfile(path):
+        return
+    with ZipFile(path) as archive:
+        if sum(each.file_size for each in archive.infolist()) > path.stat().st_size:
+            raise WeightsError(f"weights file {path} is compressed, which torch does not do; save `model.state_dict()`")
 
 
 def _is_plain(value: object) -> bool:

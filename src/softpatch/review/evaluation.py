@@ -1,5 +1,6 @@
 """Compare a detector's answers with the truth of a dataset."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from softpatch.data.layouts import Sample
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
-from softpatch.scoring.metrics import Metrics, evaluate_scores
+from softpatch.scoring.metrics import Metrics, PixelScores, metrics_of
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,9 @@ def evaluate(
         raise InputError("there are no test images to evaluate on; give a dataset with a test split")
     by_name = {sample.ref.name: sample for sample in samples}
     framing = Framing(detector.settings.resize, detector.settings.crop)
-    labels, scores, masks, maps, of_defects = [], [], [], [], []
+    labels, scores = [], []
+    pixels = PixelScores()
+    masks: Counter[str] = Counter()
     predictions = detector.predict([sample.ref for sample in samples], on_skip=on_skip, progress=progress)
     for prediction in predictions:
         sample = by_name[prediction.path]
@@ -64,20 +67,21 @@ def evaluate(
         scores.append(prediction.image_score)
         mask = _mask(sample, framing)
         if mask is not None:
-            masks.append(mask)
-            maps.append(prediction.anomaly_map.numpy())
-            of_defects += [mask] if sample.is_anomalous else []
+            pixels.add(mask, prediction.anomaly_map.numpy())
+            masks["known"] += 1
+            masks["empty"] += sample.is_anomalous and not mask.any()
+            masks["full"] += sample.is_anomalous and bool(mask.all())
     if not labels:
         raise InputError("none of the test images could be read; nothing was measured")
     truth, image_scores = np.array(labels, dtype=bool), np.array(scores, dtype=np.float32)
     called = image_scores > detector.threshold
     return Evaluation(
-        metrics=evaluate_scores(truth, image_scores, masks, maps),
+        metrics=metrics_of(truth, image_scores, pixels),
         nominal_images=int((~truth).sum()),
         anomalous_images=int(truth.sum()),
-        images_with_mask=len(masks),
-        empty_masks=sum(not mask.any() for mask in of_defects),
-        full_masks=sum(bool(mask.all()) for mask in of_defects),
+        images_with_mask=masks["known"],
+        empty_masks=masks["empty"],
+        full_masks=masks["full"],
         skipped_images=len(samples) - len(labels),
         threshold=detector.threshold,
         false_alarms=int((called & ~truth).sum()),

@@ -3,13 +3,12 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from torch import Tensor
 
+from softpatch.atomic import appearing_together
 from softpatch.data.images import ImageRef
 from softpatch.errors import ImageError, InputError
 from softpatch.results import Prediction, Verdict
@@ -31,49 +30,64 @@ def write_outputs(
 
     `refs` are the images that `predictions` judge. Files are named after the image's path below the folder that all
     images share: `maps/good/000.png.tiff`, `overlays/good/000.png.png`. All of them appear when the last image is
-    judged; a run that fails or is interrupted leaves the folder as it was. Raises `InputError` where none was judged.
+    judged; a run that fails or is interrupted leaves the folder as it was. Raises `InputError` where none was judged,
+    or where an image lies where a result would be written.
     """
-    by_name = {ref.name: ref for ref in refs}
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(name)) for name in by_name])  # noqa: PTH100, PTH120  no ".."
+    root = os.path.commonpath([os.path.dirname(os.path.abspath(ref.name)) for ref in refs])  # noqa: PTH100, PTH120  no ".."
+
+    def name_of(kind: str, path: str) -> Path:
+        name = Path(os.path.relpath(path, root))
+        return Path(kind, name.parent, _file_name(name.name, {"maps": ".tiff", "overlays": ".png"}[kind]))
+
+    _refuse_overwriting(
+        refs, folder, [kind for kind, asked in (("maps", maps), ("overlays", overlays)) if asked], name_of
+    )
+    by_name = {ref.name: (ref, _state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter()
-    with prediction_tables(folder) as write, _appearing_together(folder) as staged:
-        for prediction in predictions:
-            write(prediction)
-            name = Path(os.path.relpath(prediction.path, root))
-            if maps:
-                save_map(prediction, staged / "maps" / name.parent / _file_name(name.name, ".tiff"))
-            if overlays:
-                image = _read_again(by_name[prediction.path], prediction)
-                save_overlay(image, prediction, staged / "overlays" / name.parent / _file_name(name.name, ".png"))
-            verdicts[prediction.verdict] += 1
+    with appearing_together(folder) as staged:
+        with prediction_tables(staged) as write:
+            for prediction in predictions:
+                write(prediction)
+                if maps:
+                    save_map(prediction, staged / name_of("maps", prediction.path))
+                if overlays:
+                    image = _read_again(*by_name[prediction.path], prediction)
+                    save_overlay(image, prediction, staged / name_of("overlays", prediction.path))
+                verdicts[prediction.verdict] += 1
         if not verdicts:
             raise InputError("none of the images could be read; nothing was written")
     return verdicts
 
 
-def _read_again(ref: ImageRef, prediction: Prediction) -> Tensor:
+def _refuse_overwriting(
+    refs: Sequence[ImageRef], folder: Path, kinds: Sequence[str], name_of: Callable[[str, str], Path]
+) -> None:
+    """Raise `InputError` where a picture would be written over one of the images."""
+    given = {os.path.realpath(ref.path): ref.name for ref in refs if ref.path}
+    for kind in kinds:
+        for ref in refs:
+            target = os.path.realpath(folder / name_of(kind, ref.name))
+            if target in given:
+                raise InputError(f"{given[target]} would be overwritten by a result; choose another folder with -o")
+
+
+def _state(ref: ImageRef) -> tuple[int, int, int] | None:
+    """What changes when a file is changed or replaced; None where there is no file."""
+    try:
+        found = ref.path.stat() if ref.path else None
+    except (OSError, ValueError):
+        return None
+    return found and (found.st_mtime_ns, found.st_size, found.st_ino)
+
+
+def _read_again(ref: ImageRef, state: tuple[int, int, int] | None, prediction: Prediction) -> Tensor:
     try:
         image = ref.read()
     except ImageError as error:
         raise ImageError(f"{ref.name}: {error}") from error
-    if image.shape[1:] != (prediction.height, prediction.width):
+    if image.shape[1:] != (prediction.height, prediction.width) or _state(ref) != state:
         raise ImageError(f"{ref.name} was changed while it was judged; leave images alone until predict is done")
     return image
-
-
-@contextmanager
-def _appearing_together(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder in `folder`; what was written there moves up when the block succeeds, or is removed."""
-    with TemporaryDirectory(prefix=".softpatch-", dir=folder) as name:
-        staged = Path(name)
-        yield staged
-        for file in sorted(path for path in staged.rglob("*") if path.is_file()):
-            target = folder / file.relative_to(staged)
-            try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                file.replace(target)
-            except OSError as error:
-                raise InputError(f"cannot write {target}: {error.strerror or error}") from error
 
 
 def _file_name(name: str, suffix: str) -> str:

@@ -1,10 +1,12 @@
 """Anomaly maps as files: float TIFF for programs, overlays for people."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import tifffile
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import binary_erosion
@@ -15,6 +17,7 @@ from softpatch.results import Prediction
 
 _OUTLINE = np.array([1.0, 1.0, 1.0])
 _FRAME = (217, 0, 13)
+_LARGEST_OVERLAY = 16_000_000  # pixels
 _OPACITY = 0.75
 _FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thresholds
 
@@ -29,9 +32,12 @@ def save_map(prediction: Prediction, path: Path) -> None:
 def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
     """Write the image (3, height, width) in [0, 1] with its heat map over it, as PNG (see `overlay`).
 
-    A red frame marks an image that is called anomalous.
+    A red frame marks an image that is called anomalous. An image of more than 16 million pixels is drawn smaller.
     """
-    pixels = overlay(image, prediction.map_at_original_size(), prediction.map_threshold)
+    image = _at_most(image, _LARGEST_OVERLAY)
+    height, width = image.shape[1:]
+    anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
+    pixels = overlay(image, anomaly_map, prediction.map_threshold)
     if prediction.is_anomalous:
         width = max(2, round(max(pixels.shape) / 100))
         inside = pixels[width:-width, width:-width].copy()
@@ -39,6 +45,12 @@ def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
         pixels[width:-width, width:-width] = inside
     with replacing(path) as temporary:
         Image.fromarray(pixels).save(temporary, format="PNG")
+
+
+def _at_most(image: Tensor, pixels: int) -> Tensor:
+    """An image (3, H, W) whose sides are divided by the least whole number that leaves at most so many pixels."""
+    factor = math.ceil(math.sqrt(image.shape[1] * image.shape[2] / pixels))
+    return image if factor <= 1 else F.avg_pool2d(image, factor)
 
 
 def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float) -> NDArray[np.uint8]:

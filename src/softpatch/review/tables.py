@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,10 @@ from softpatch.data.images import SkippedImage
 from softpatch.results import Prediction
 
 COLUMNS = ("path", "image_score", "threshold", "check_threshold", "is_anomalous", "verdict", "peak_x", "peak_y")
+
+
+_FORMULA = re.compile(r"(^|[;\t\r\n])[\s\0]*[=+\-@\uff0b\uff0d\uff1d\uff20]")
+"""Where a formula may begin: at the beginning, or behind what some spreadsheets end a cell with."""
 
 
 class WriteRow(Protocol):
@@ -37,7 +42,7 @@ def prediction_tables(folder: Path) -> Iterator[WriteRow]:
 
         def write(prediction: Prediction) -> None:
             row = _row(prediction)
-            shown = {"path": _no_formula(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
+            shown = {"path": _path_cell(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
             table.writerow({**row, **shown})
             json_file.write(json.dumps(row) + "\n")
 
@@ -49,16 +54,25 @@ def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
     with replacing(path) as temporary, _csv_file(temporary) as file:
         table = csv.writer(file)
         table.writerow(("path", "reason"))
-        table.writerows((_no_formula(image.name), image.reason) for image in skipped)
+        table.writerows((_path_cell(image.name), table_cell(image.reason)) for image in skipped)
 
 
 def _csv_file(path: Path) -> TextIO:
     return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
 
 
-def _no_formula(path: str) -> str:
-    """The same path, written so that no spreadsheet takes it for a formula."""
-    return f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
+def table_cell(value: object) -> object:
+    """A value for a table in CSV: text that a spreadsheet could take for a formula, or divide, is made harmless.
+
+    >>> [table_cell(value) for value in ("a.png", " =1+1", "x;@y", -1.5)]
+    ['a.png', "' =1+1", "'x;@y", -1.5]
+    """
+    return f"'{value}" if isinstance(value, str) and _FORMULA.search(value) else value
+
+
+def _path_cell(path: str) -> object:
+    """As `table_cell`, but what is made of a relative path still leads to the file, where `./` alone suffices."""
+    return f"./{path}" if _FORMULA.match(path) and not _FORMULA.search(f"./{path}") else table_cell(path)
 
 
 def _row(prediction: Prediction) -> dict[str, Any]:

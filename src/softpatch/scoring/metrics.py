@@ -1,6 +1,6 @@
 """How well scores and maps separate nominal from anomalous, given the truth."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 from scipy.ndimage import label as connected_components
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
+MOST_SCORES = 8_000_000
+"""Different scores of pixels that are told apart, in about 0.7 GB while they are counted."""
+_FIRST_DROPPED = 10  # of the 23 bits of a score's mantissa: one part in 8,192 is left
 _EVERY_NEIGHBOUR = np.ones((3, 3), dtype=int)  # regions touch at corners too
 
 
@@ -39,15 +42,23 @@ class PixelMetrics(NamedTuple):
 def evaluate_scores(
     labels: NDArray[np.bool_],
     image_scores: NDArray[np.float32],
-    masks: Sequence[NDArray[np.bool_]] | None,
-    maps: Sequence[NDArray[np.float32]] | None,
+    masks: Iterable[NDArray[np.bool_]] = (),
+    maps: Iterable[NDArray[np.float32]] = (),
 ) -> Metrics:
     """Compute all metrics.
 
     `labels` (N,) tells the anomalous images and `image_scores` (N,) their scores; image metrics are None unless both
     kinds of image are there. `masks` and `maps` are (H, W) each, one per image of known masks; pixel metrics are None
-    where they are absent or hold no anomalous or no nominal pixel.
+    where there is no anomalous or no nominal pixel.
     """
+    pixels = PixelScores()
+    for mask, anomaly_map in zip(masks, maps, strict=True):
+        pixels.add(mask, anomaly_map)
+    return metrics_of(labels, image_scores, pixels)
+
+
+def metrics_of(labels: NDArray[np.bool_], image_scores: NDArray[np.float32], pixels: "PixelScores") -> Metrics:
+    """As `evaluate_scores`, of pixels that were counted one image after the other."""
     image: list[float | None] = [None, None, None]
     if labels.any() and not labels.all():
         image = [
@@ -55,10 +66,7 @@ def evaluate_scores(
             float(average_precision_score(labels, image_scores)),
             f1_max(labels, image_scores),
         ]
-    pixel: tuple[float | None, ...] = (None, None, None)
-    if masks and maps and any(mask.any() for mask in masks) and not all(mask.all() for mask in masks):
-        pixel = evaluate_pixels(masks, maps)
-    return Metrics(*image, *pixel)
+    return Metrics(*image, *(pixels.metrics() or (None, None, None)))
 
 
 def f1_max(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
@@ -68,42 +76,74 @@ def f1_max(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
     return float((2 * precision * recall / total).max())
 
 
-def evaluate_pixels(
-    masks: Sequence[NDArray[np.bool_]], maps: Sequence[NDArray[np.float32]], max_false_positive_rate: float = 0.3
-) -> PixelMetrics:
-    """Compute the pixel metrics of masks and maps (H, W), which hold anomalous and nominal pixels.
+class PixelScores:
+    """The scores of all pixels of many maps, counted by value, in bounded memory.
 
-    AUPRO is the area under the per-region overlap curve up to a false-positive rate, divided by that rate. The
-    overlap at a threshold is the share of each connected anomalous region (8-neighbourhood) above it, averaged over
-    regions, so a small defect counts as much as a large one (Bergmann et al. 2020): the true-positive rate of a ROC
-    curve in which each anomalous pixel weighs 1 / (pixels of its region).
+    So long as they have fewer than `MOST_SCORES` different values the metrics are exact. Beyond that, scores are
+    rounded down to fewer digits, until they are: then scores that differ by less than one part in 8,000 or so
+    count as equal.
     """
-    truth = np.concatenate([mask.ravel() for mask in masks])
-    scores = np.concatenate([anomaly_map.ravel() for anomaly_map in maps])
-    weights = np.concatenate([_region_weights(mask) for mask in masks])
-    # Curves rise at the scores of anomalous pixels, which are few; the nominal ones are sorted once and counted there.
-    nominal = np.sort(scores[~truth])
-    thresholds, level = np.unique(scores[truth], return_inverse=True)
-    found = np.cumsum(np.bincount(level)[::-1])  # anomalous pixels at or above each threshold, from the highest down
-    overlap = np.cumsum(np.bincount(level, weights)[::-1])
-    above = (len(nominal) - np.searchsorted(nominal, thresholds, side="right"))[::-1]  # nominal pixels
-    reached = (len(nominal) - np.searchsorted(nominal, thresholds, side="left"))[::-1]
 
-    recall, precision = found / found[-1], found / (found + reached)
-    rates = np.append(np.column_stack([above, reached]).ravel() / len(nominal), 1)  # ties make a slanted step
+    def __init__(self) -> None:
+        self._scores = np.empty(0, np.float32)
+        self._counts = np.empty((0, 3))  # of each score: nominal pixels, anomalous ones, and these weighed by region
+        self._waiting: list[tuple[NDArray[np.float32], NDArray[np.float64]]] = []
+        self._dropped_bits = 0
 
-    def curve(rising: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.append(np.column_stack([np.append(0, rising[:-1]), rising]).ravel(), 1)
+    def add(self, mask: NDArray[np.bool_], anomaly_map: NDArray[np.float32]) -> None:
+        """Count the pixels of a map (H, W) of finite scores, with its mask (H, W)."""
+        counts = np.zeros((mask.size, 3))
+        truth = mask.ravel()
+        counts[:, 0], counts[:, 1] = ~truth, truth
+        counts[truth, 2] = _region_weights(mask)
+        self._waiting.append((anomaly_map.astype(np.float32).ravel(), counts))
+        if sum(len(scores) for scores, _ in self._waiting) > MOST_SCORES // 4:
+            self._merge()
 
-    overlaps = curve(overlap / overlap[-1])
-    inside = rates <= max_false_positive_rate
-    at_limit = np.interp(max_false_positive_rate, rates, overlaps)
-    area = np.trapezoid(np.append(overlaps[inside], at_limit), np.append(rates[inside], max_false_positive_rate))
-    return PixelMetrics(
-        auroc=float(np.trapezoid(curve(recall), rates)),
-        ap=float(np.sum(np.diff(recall, prepend=0) * precision)),
-        aupro=float(area / max_false_positive_rate),
-    )
+    def _merge(self) -> None:
+        scores = np.concatenate([self._scores, *(scores for scores, _ in self._waiting)])
+        counts = np.concatenate([self._counts, *(counts for _, counts in self._waiting)])
+        self._waiting = []
+        while True:
+            scores = _rounded(scores, self._dropped_bits)
+            order = scores.argsort(kind="stable")
+            scores, counts = scores[order], counts[order]
+            starts = np.flatnonzero(np.append(True, scores[1:] != scores[:-1])) if len(scores) else np.empty(0, int)
+            scores, counts = scores[starts], np.add.reduceat(counts, starts, axis=0) if len(starts) else counts
+            if len(scores) < MOST_SCORES:
+                break
+            self._dropped_bits = max(_FIRST_DROPPED, self._dropped_bits + 1)
+        self._scores, self._counts = scores, counts
+
+    def metrics(self, max_false_positive_rate: float = 0.3) -> PixelMetrics | None:
+        """Compute the pixel metrics; None where there is no anomalous or no nominal pixel.
+
+        AUPRO is the area under the per-region overlap curve up to a false-positive rate, divided by that rate. The
+        overlap at a threshold is the share of each connected anomalous region (8-neighbourhood) above it, averaged over
+        regions, so a small defect counts as much as a large one (Bergmann et al. 2020): the true-positive rate of a ROC
+        curve in which each anomalous pixel weighs 1 / (pixels of its region).
+        """
+        self._merge()
+        reached, found, overlap = np.cumsum(self._counts[::-1], axis=0).T  # at or above each score, the highest first
+        if not len(found) or not found[-1] or not reached[-1]:
+            return None
+        precision = found / (found + reached)
+        recall = found / found[-1]
+        rates, overlaps = (np.append(0, each / each[-1]) for each in (reached, overlap))
+        inside = rates <= max_false_positive_rate
+        at_limit = np.interp(max_false_positive_rate, rates, overlaps)
+        area = np.trapezoid(np.append(overlaps[inside], at_limit), np.append(rates[inside], max_false_positive_rate))
+        return PixelMetrics(
+            auroc=float(np.trapezoid(np.append(0, recall), rates)),
+            ap=float(np.sum(np.diff(recall, prepend=0) * precision)),
+            aupro=float(area / max_false_positive_rate),
+        )
+
+
+def _rounded(scores: NDArray[np.float32], bits: int) -> NDArray[np.float32]:
+    """Scores without the last bits of their mantissa."""
+    kept: NDArray[np.float32] = (scores.view(np.uint32) >> bits << bits).view(np.float32) if bits else scores
+    return kept
 
 
 def _region_weights(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
