@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint bench format install clean
+.PHONY: demo test faults lint bench format install clean
 
 install: .venv/.installed
 
@@ -22,6 +22,10 @@ lint: install
 
 test: lint
 	$(BIN)/python -m pytest -q
+
+# every bad input of tests/faults, of which `make test` tries a third
+faults: install
+	SOFTPATCH_ALL_FAULTS=1 $(BIN)/python -m pytest -q tests/faults
 
 # make bench DATA=FOLDER [BENCH="--weights resnet18.safetensors --anomalib PYTHON"]
 bench: install

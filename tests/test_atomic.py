@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from softpatch.atomic import check_can_write, replacing
+from softpatch.atomic import appearing_together, check_can_write, replacing
 from softpatch.errors import InputError
 
 
@@ -140,7 +140,7 @@ def test_a_killed_process_leaves_the_older_file_whole(path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from softpatch.atomic import check_can_write, replacing
+from softpatch.atomic import appearing_together, check_can_write, replacing
 
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
@@ -157,3 +157,33 @@ with replacing(Path(sys.argv[1])) as temporary:
     with replacing(path) as temporary:  # what was left behind is in nobody's way
         temporary.write_bytes(b"newer")
     assert path.read_bytes() == b"newer"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_the_new_file_is_as_private_as_the_older(path: Path) -> None:
+    path.chmod(0o600)
+    with replacing(path) as temporary:
+        temporary.write_bytes(b"newer")
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
+    for name in ("a", "b/c", "z"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("older")
+    (tmp_path / "d/in the way").mkdir(parents=True)
+
+    def write(staged: Path, *names: str) -> None:
+        for name in names:
+            (staged / name).parent.mkdir(parents=True, exist_ok=True)
+            (staged / name).write_text("newer")
+
+    with pytest.raises(InputError, match=r"cannot write .*d: it is a folder"), appearing_together(tmp_path) as staged:
+        write(staged, "a", "b/c", "b/new", "d", "z")
+    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"a": "older", "b/c": "older", "z": "older"}
+    with appearing_together(tmp_path) as staged:
+        write(staged, "a", "b/new")
+        assert (tmp_path / "a").read_text() == "older"
+    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert found == {"a": "newer", "b/c": "older", "b/new": "newer", "z": "older"}

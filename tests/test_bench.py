@@ -1,5 +1,6 @@
 """The benchmark: tasks are checked, rows are resumed, every method runs end to end."""
 
+import csv
 import json
 import os
 import signal
@@ -19,13 +20,15 @@ import torch
 from softpatch.bench import cflow, igd, mutual, padim, runner, summary
 from softpatch.bench.figures import draw_figures
 from softpatch.bench.methods import METHODS
-from softpatch.bench.rows import append_row, finished, mend, read_rows, task_key
+from softpatch.bench.panel import draw_panels
+from softpatch.bench.rows import finished, read_rows, row_file, task_key
 from softpatch.bench.runner import run_tasks
 from softpatch.bench.task import Task, read_tasks, task_of
 from softpatch.cli import main
 from softpatch.config import Runtime
 from softpatch.errors import InputError, SoftPatchError
 from softpatch.progress import silent
+from softpatch.review.tables import table_cell
 
 TINY = {"resize": 64, "crop": 64, "coreset_ratio": 0.1, "budget": "small"}
 CPU = Runtime("cpu", workers=1)
@@ -48,7 +51,7 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
         ({"nose": 0.1}, "a task has no 'nose'; it has data, category, method, protocol, noise_ratio"),
         ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, igd, musc, meds, patchcore"),
         ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap, overlap-distinct"),
-        ({"layout": "voc"}, "layout is 'voc'; choose from folder, mvtec"),
+        ({"layout": "voc"}, "layout is 'voc'; choose from folder, visa"),
         ({"noise_ratio": 0.1, "protocol": "clean"}, "noise_ratio is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
         ({"noise_ratio": 0, "protocol": "overlap"}, "noise_ratio is 0 in the protocol 'overlap'"),
         ({"noise_ratio": 1.5}, "noise_ratio is 1.5; it lies between 0 and 1"),
@@ -243,18 +246,102 @@ def test_several_processes_give_the_same_rows(plate_folder: Path) -> None:
     )
 
 
-def test_a_damaged_row_file_is_refused(tmp_path: Path) -> None:
+ROW = {
+    "task_key": "{}",
+    "data": "d",
+    "category": "c",
+    "method": "patchcore",
+    "protocol": "clean",
+    "noise_ratio": 0,
+    "seed": 0,
+    "backbone": "b",
+    "weights": "w",
+    "error": None,
+    "image_auroc": 0.5,
+    "pixel_auroc": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (json.dumps(ROW) + "\nnonsense\n", "line 2, is no JSON"),
+        ("[1]\n", r"line 1, is no row of a benchmark: it is '\[1\]', not a JSON object"),
+        ('{"a": 1}\n', "its task_key is 'None' and must be text"),
+        ("my notes, a line without an end", "line 1, is no JSON"),
+        ("[" * 5000, "nested too deeply"),
+        ('{"seed": ' + "9" * 5000 + "}\n", "line 1, is no JSON"),
+        (json.dumps({**ROW, "seed": "0"}) + "\n", "its seed is '0' and must be a number"),
+        (json.dumps({**ROW, "image_auroc": "high"}) + "\n", "its image_auroc is 'high' and must be a number or null"),
+        (json.dumps({**ROW, "maps": 3}) + "\n", "its maps is '3' and must be text or null"),
+    ],
+)
+def test_a_file_that_holds_no_rows_is_refused_and_left_alone(tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"a": 1}\nnonsense\n{"a": 2}\n')
-    with pytest.raises(InputError, match="line 2, is no JSON"):
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
         read_rows(path)
-    path.write_text("[1]\n")
-    with pytest.raises(InputError, match=r"line 1, is '\[1\]'; a row is a JSON object"):
-        read_rows(path)
-    path.write_text("")
-    mend(path)
-    append_row(path, {"a": 1})
-    assert read_rows(path) == [{"a": 1}]
+    with pytest.raises(InputError, match=message), row_file(path):
+        pytest.fail("nothing may be added here")
+    assert path.read_text() == content
+
+
+@pytest.mark.parametrize("cut", ["", '{"task_k', '{"task_key": "x', json.dumps(ROW)])
+def test_a_row_that_was_cut_off_is_taken_away_and_a_whole_one_stays(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(ROW) + "\n" + cut)
+    kept = [ROW, ROW] if cut == json.dumps(ROW) else [ROW]
+    with row_file(path) as (rows, append):
+        assert rows == kept
+        append({**ROW, "seed": 1})
+    assert [row["seed"] for row in read_rows(path)] == [0] * len(kept) + [1]
+
+
+def test_two_runs_do_not_add_to_one_file(tmp_path: Path) -> None:
+    path = tmp_path / "new/rows.jsonl"
+    with row_file(path) as (_, append):
+        with pytest.raises(InputError, match="another run adds to the rows"), row_file(path):
+            pytest.fail("it is locked")
+        append(ROW)
+    with row_file(path) as (rows, _):
+        assert rows == [ROW]
+
+
+def test_nothing_of_a_row_becomes_a_path_or_a_formula(tmp_path: Path) -> None:
+    names = {"data": "../../x", "backbone": "x/../../../ESCAPED", "category": "\n=1+1", "method": "patchcore"}
+    rows = [{**ROW, **names, "images_per_second": 1, "machine": "m", "threads": 1}]
+    rows += [{**rows[0], "noise_ratio": 0.1, "protocol": "overlap", "task_key": "1"}]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit):
+        main(["bench", "summary", str(tmp_path / "in/rows.jsonl"), "-o", str(tmp_path / "in/out")])
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert "noise-ratio-x-x-ESCAPED.png" in {path.name for path in (tmp_path / "in/out").iterdir()}
+    with (tmp_path / "in/out/summary.csv").open(newline="") as file:
+        assert {row["category"] for row in csv.DictReader(file)} == {"'\n=1+1"}
+    with pytest.raises(InputError, match="lie outside"):
+        draw_panels([{**rows[0], "maps": "../secret.safetensors"}], tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=1", " =1", "\n=1", "\t=1", "\r\n@x", "\uff1d1", "a;=1", "a; +1", "-1", "@SUM(A1)", "\u00a0=1", "a\n-1"],
+)
+def test_cells_that_a_spreadsheet_would_compute(text: str) -> None:
+    assert table_cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["a=b", "x - y", "good/000.png", "", "1;2", "a@b.c"])
+def test_cells_that_are_text(text: str) -> None:
+    assert table_cell(text) == text
+
+
+@pytest.mark.parametrize("option", [["--method", "padim"], ["--seed", "3"], ["--noise", "0.1"]])
+def test_options_of_one_task_do_not_go_with_a_list(tmp_path: Path, option: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["bench", "run", "table01", "-o", str(tmp_path / "rows.jsonl"), *option])
+    assert leaving.value.code == 2
+    assert f"{option[0]} is of one task, not of the list table01" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("images", [1, 4, 7, 24, 36])

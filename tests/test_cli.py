@@ -128,7 +128,7 @@ def test_predict_on_a_dataset_judges_its_test_images_only(capsys, model: Path, p
     assert "8 images" in out
     assert "mvtec layout; only its test images are used" in err
     code, out, _ = run(capsys, "predict", model, plate_folder, "-o", tmp_path / "r", "--layout", "folder")
-    assert "25 images" in out  # 13 training, 8 test, 4 masks, and no overlay of the run before
+    assert "21 images" in out  # 13 training, 8 test, no masks, and no overlay of the run before
     code, _, err = run(capsys, "predict", model, plate_folder, tmp_path, "-o", tmp_path / "r", "--layout", "mvtec")
     assert code == 2
     assert "not with several images" in err

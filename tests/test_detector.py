@@ -1,17 +1,20 @@
 """The second tier on patch embeddings alone, and the first on tiny images."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from conftest import tiny_softpatch
 from softpatch.config import Settings, preset_settings
-from softpatch.data.images import SkippedImage
+from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.detector import PatchDetector
-from softpatch.errors import InputError
+from softpatch.errors import ImageError, InputError
+from softpatch.estimator import SoftPatch
 from softpatch.features.backbone import torch_device
 from softpatch.symmetry import GROUPS
 
@@ -189,9 +192,55 @@ def test_a_file_given_twice_counts_once(plate_folder: Path) -> None:
     once = tiny_softpatch().fit(folder)
     twice = tiny_softpatch().fit([folder, folder / "good/000.png", link], on_skip=skipped.append)
     assert [image.name for image in skipped] == [str(folder / "good/000.png"), str(link)]
-    assert skipped[1].reason == f"the same file as {folder / 'good/001.png'}"
+    assert skipped[1].reason == f"the same image as {folder / 'good/001.png'}"
     assert twice.detector.training_images == once.detector.training_images == 13
     assert twice.threshold == once.threshold
+
+
+def test_equal_images_count_once_whatever_their_files(good_images: np.ndarray, tmp_path: Path) -> None:
+    for number, image in enumerate(good_images):
+        Image.fromarray(image).save(tmp_path / f"{number:02}.png")
+    once = tiny_softpatch().fit(tmp_path)
+    for number in range(8):  # a camera that was stuck, and files saved anew
+        Image.fromarray(good_images[3]).save(tmp_path / f"stuck{number}.bmp")
+    skipped: list[SkippedImage] = []
+    again = tiny_softpatch().fit(tmp_path, on_skip=skipped.append)
+    assert again.threshold == once.threshold
+    assert {image.reason for image in skipped} == {f"the same image as {tmp_path / '03.png'}"}
+    assert len(skipped) == 8
+    assert tiny_softpatch().fit(np.concatenate([good_images, good_images])).threshold == once.threshold
+
+
+def test_images_that_change_while_they_are_learned_from(good_images: np.ndarray) -> None:
+    times_read = [0]
+
+    def read(number: int) -> Tensor:
+        times_read[0] += 1
+        image = torch.from_numpy(good_images[number]).permute(2, 0, 1) / 255
+        return image if times_read[0] <= 2 * len(good_images) else 1 - image  # the symmetries look at them, too
+
+    refs = [ImageRef(f"{number}.png", partial(read, number)) for number in range(len(good_images))]
+    with pytest.raises(ImageError, match=r"\d\.png was changed while it was learned from"):
+        tiny_softpatch().fit(refs)
+
+
+def test_a_folder_of_two_products_is_told(good_images: np.ndarray) -> None:
+    other = np.random.default_rng(0).integers(0, 256, good_images.shape, dtype=np.uint8)
+    notes: list[str] = []
+    tiny_softpatch().fit(np.concatenate([good_images, other[:5]]), on_note=notes.append)
+    (note,) = notes
+    assert note.startswith(
+        "the images fall into 2 groups that have little in common: 12 images such as image 0, 5 images such as image 12"
+    )
+    tiny_softpatch().fit(good_images, on_note=notes.append)
+    assert len(notes) == 1
+
+
+def test_images_of_another_product_look_unlike_anything_learned(fitted: SoftPatch, good_images: np.ndarray) -> None:
+    other = np.random.default_rng(0).integers(0, 256, good_images.shape, dtype=np.uint8)
+    for threshold in (None, 1e9):
+        assert all(answer.is_unlike_training for answer in fitted.predict(other, threshold=threshold))
+        assert not any(answer.is_unlike_training for answer in fitted.predict(good_images, threshold=threshold))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

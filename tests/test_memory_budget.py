@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -57,7 +58,7 @@ def test_too_little_is_said_before_any_image_is_read(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for path in paths:
         path.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"needs about 1\.0 GB of memory, more than --memory-budget 1MB"):
+    with pytest.raises(InputError, match=r"takes about 0\.9 GB of memory, more than --memory-budget 1MB"):
         tiny_softpatch(memory_budget="1MB", preset="patchcore").fit(paths)
 
 
@@ -72,7 +73,7 @@ def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pyt
 
 def test_disk_changes_nothing(plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = tiny_softpatch(symmetries="none").fit(plate_folder)
-    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH", "_PER_PATCH_COMPARED"):
+    for name in ("_BASE", "_PER_WEIGHT", "_PER_PATCH", "_PER_PATCH_COMPARED", "_PER_PIXEL", "_BYTES_OF_PIXEL"):
         # leaves what the bank and the calibration images take, 5.10 MB
         monkeypatch.setattr(memory_budget, name, 0)
     stored = []
@@ -95,3 +96,16 @@ def test_a_second_pass_finds_the_full_embeddings_of_the_chosen_patches(plate_fol
     everything = tiny_softpatch(projected_dim=4, preset="patchcore", coreset_ratio=1.0).fit(plate_folder / "train")
     scores = [answer.image_score for answer in everything.predict(plate_folder / "train")]
     assert max(scores) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("backbone", "crop", "batch_size", "gigabytes"), [("builtin-v1", 8192, 8, "70"), ("resnet18", 2048, 16, "24")]
+)
+def test_images_too_large_are_told_of_before_the_network_sees_one(
+    backbone: str, crop: int, batch_size: int, gigabytes: str, good_images: np.ndarray
+) -> None:
+    estimator = tiny_softpatch(
+        backbone=backbone, weights="random", resize=crop, crop=crop, batch_size=batch_size, workers=1
+    )
+    with pytest.raises(InputError, match=rf"{crop} px squares, {batch_size} at a time, takes about {gigabytes}\.\d GB"):
+        estimator.fit(good_images)

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 from softpatch.data.images import ImageRef
+from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import open_dataset
-from softpatch.errors import InputError
+from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
 from softpatch.results import Prediction
 from softpatch.review.demo import draw_comparison
-from softpatch.review.evaluation import evaluate
+from softpatch.review.evaluation import evaluate, notes
 from softpatch.review.outputs import write_outputs
 from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay
 
@@ -53,8 +54,8 @@ def test_map_file_is_the_map_at_original_size(fitted: SoftPatch, defective_image
 
 def test_outputs_keep_the_folders_of_the_images(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
     refs = [sample.ref for sample in open_dataset(plate_folder).test]
-    verdicts = write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
-    assert (verdicts.total(), verdicts["anomalous"] >= 4) == (8, True)
+    verdicts, unlike = write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
+    assert (verdicts.total(), verdicts["anomalous"] >= 4, unlike < 5) == (8, True, True)
     assert len(list((tmp_path / "out/maps/blot").glob("*.png.tiff"))) == 4
     assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 8
 
@@ -117,3 +118,47 @@ def test_comparison_picture(fitted: SoftPatch, plate_folder: Path, tmp_path: Pat
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.size[0] > 400
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
+
+
+def test_no_result_is_written_over_an_image(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
+    folder = tmp_path / "out/overlays"
+    folder.mkdir(parents=True)
+    for name in ("a.png", "a.png.png"):
+        Image.fromarray(defective_images[0]).save(folder / name)
+    refs = choose_images([folder], "predict").refs
+    before = (folder / "a.png.png").read_bytes()
+    with pytest.raises(
+        InputError, match=r"a\.png\.png would be overwritten by a result; choose another folder with -o"
+    ):
+        write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", overlays=True)
+    assert (folder / "a.png.png").read_bytes() == before
+    assert list((tmp_path / "out").iterdir()) == [folder]
+
+
+def test_overlays_are_not_drawn_on_images_that_were_replaced(fitted: SoftPatch, plate_folder: Path, tmp_path) -> None:
+    refs = [sample.ref for sample in open_dataset(plate_folder).test]
+
+    def replaced() -> Iterator[Prediction]:
+        for prediction in fitted.detector.predict(refs):
+            Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(prediction.path)
+            yield prediction
+
+    with pytest.raises(ImageError, match="was changed while it was judged"):
+        write_outputs(replaced(), refs, tmp_path / "out", overlays=True)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_large_overlays_are_drawn_smaller(fitted: SoftPatch, defective_images, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("softpatch.review.pictures._LARGEST_OVERLAY", 1000)
+    image = torch.from_numpy(defective_images[0]).permute(2, 0, 1) / 255
+    save_overlay(image, fitted.predict(defective_images[:1])[0], tmp_path / "overlay.png")
+    with Image.open(tmp_path / "overlay.png") as overlaid:
+        assert overlaid.size == (21, 21)
+
+
+def test_masks_that_mark_nothing_or_everything_are_counted(fitted: SoftPatch, plate_folder: Path) -> None:
+    for number, value in ((100, 0), (101, 255)):
+        Image.new("L", (64, 64), value).save(plate_folder / f"ground_truth/blot/{number}_mask.png")
+    result = evaluate(fitted.detector, open_dataset(plate_folder).test)
+    assert (result.empty_masks, result.full_masks) == (1, 1)
+    assert [note.split(" masks")[0] for note in notes(result)] == ["1", "1"]

@@ -15,15 +15,15 @@ def main() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115  pathlib is slow to import
     for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup has it
+        if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:  # nohup does so
             signal.signal(number, _leave)
     try:
         from softpatch import cli
 
         cli.main()
     except SystemExit as leaving:
-        _ignore_signals()
         if not _received:
+            _received.append(0)  # the end is not to be disturbed either
             raise
         with suppress(OSError):
             if leaving.code == 128 + signal.SIGINT:
@@ -35,14 +35,8 @@ def main() -> None:
 
 def _leave(number: int, _: object) -> None:
     _received.append(number)
-    if len(_received) == 1:  # the tidying up must not be disturbed by a second, not even one that is here already
-        _ignore_signals()
+    if len(_received) == 1:  # the tidying up must not be disturbed by a second, which may be here already
         raise SystemExit(128 + number)
-
-
-def _ignore_signals() -> None:
-    for each in _SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
 
 
 if __name__ == "__main__":

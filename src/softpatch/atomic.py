@@ -131,7 +131,7 @@ def _target(path: Path) -> Path:
         if isinstance(error, InputError):
             raise
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"cannot write {str(path)!r}: {reason}; name another file") from error
+        raise InputError(f"cannot write {path}: {reason}; name another file") from error
     return target
 
 

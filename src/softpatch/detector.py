@@ -26,12 +26,13 @@ from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.agreement import Contamination, audit_images
 from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches, choose_supported_patches
 from softpatch.memory.discriminators import check_discriminators
+from softpatch.memory.groups import image_groups
 from softpatch.memory.projection import project
 from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
 from softpatch.memory_budget import check_image_memory
 from softpatch.passes import first_pass, full_embeddings
 from softpatch.progress import Progress, silent
-from softpatch.results import Prediction
+from softpatch.results import Prediction, is_unlike_training
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import decision_threshold
 from softpatch.symmetry import NONE, Symmetry, turned_positions
@@ -200,12 +201,14 @@ class Detector:
         runtime: Runtime,
         *,
         on_skip: Callable[[SkippedImage], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
         progress: Progress = silent,
     ) -> "Detector":
         """Learn from unlabelled images, of which some may be anomalous.
 
         An unreadable image goes to `on_skip`, or raises `ImageError` without it; a copy of another image is left out
-        and goes to `on_skip` too. Raises `InputError` where fewer images can be used than the discriminators need.
+        and goes to `on_skip` too. What a user should know of the images goes to `on_note`, in a sentence. Raises
+        `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
         _need_images(len(refs), settings)
@@ -226,6 +229,9 @@ class Detector:
             seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
             _need_images(len(seen.refs), settings)
             copies, positions = len(seen.symmetries), seen.projected.shape[1]
+            groups = image_groups(seen.projected[::copies])
+            if on_note and len(groups) > 1:
+                on_note(_note_on_groups([[seen.refs[number].name for number in group] for group in groups]))
             learned = choose_banks(seen.projected, settings, symmetries=seen.symmetries, progress=progress)
             numbers = calibration_images(len(seen.refs))
             calibration = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten()
@@ -295,10 +301,19 @@ class Detector:
                     height=height,
                     anomaly_map=maps[i],
                     map_threshold=self.map_threshold * strictness,
+                    is_unlike_training=is_unlike_training(maps[i], self.map_threshold),
                     framing=framing,
                 )
             done += len(batch)
             progress("predict", done, len(refs))
+
+
+def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:
+    examples = ", ".join(f"{len(names)} images such as {names[0]}" for names in groups)
+    return (
+        f"the images fall into {len(groups)} groups that have little in common: {examples}; "
+        "give each product, camera and light a folder of its own"
+    )
 
 
 def _need_images(count: int, settings: Settings) -> None:

@@ -115,6 +115,7 @@ class SoftPatch:
         layout: str = "auto",
         category: str | None = None,
         on_skip: Callable[[SkippedImage], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
         progress: Progress = silent,
     ) -> "SoftPatch":
         """Learn what nominal images look like from `images`, some of which may be anomalous.
@@ -123,11 +124,16 @@ class SoftPatch:
         in [0, 1]; of a folder laid out as a dataset (MVTec AD, VisA, BTAD, ...) its training images. An unreadable
         image goes to `on_skip`, or raises `ImageError` where none is given; so do masks, thumbnails and copies, which
         are left out silently where none is given. Raises `InputError` for too few images and `WeightsError` where the
-        backbone's weights cannot be had.
+        backbone's weights cannot be had. What else a user should know, such as that the images fall into groups, goes
+        to `on_note`.
         """
         chosen = choose_images(images, "train", layout=layout, category=category)
         _tell(chosen.passed_over, on_skip)
-        self._detector = Detector.fit(chosen.refs, self.settings, self._runtime, on_skip=on_skip, progress=progress)
+        for note in chosen.notes if on_note else ():
+            on_note(note)  # type: ignore[misc]
+        self._detector = Detector.fit(
+            chosen.refs, self.settings, self._runtime, on_skip=on_skip, on_note=on_note, progress=progress
+        )
         return self
 
     def predict(

@@ -140,7 +140,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{path} is a folder; first comes the model file that `softpatch fit` wrote, then images"
             )
         if not path.is_file():
-            raise ModelFileError(f"{str(path)!r} does not exist; give a model file that `softpatch fit` wrote")
+            raise ModelFileError(f"{path} does not exist; give a model file that `softpatch fit` wrote")
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             if _HEADER not in metadata:

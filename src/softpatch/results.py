@@ -7,6 +7,9 @@ from torch import Tensor
 
 from softpatch.data.framing import Framing
 
+UNLIKE_SHARE, UNLIKE_MEDIAN = 0.15, 0.8
+"""An image is unlike the training images where more than this share of its anomaly map exceeds the map threshold, or
+the map's median is more than this much of it. Measured on products given to the models of others (docs/lab)."""
 Verdict = Literal["good", "check", "anomalous"]
 
 
@@ -17,7 +20,8 @@ class Prediction:
     `image_score` >= 0 is the largest patch score; higher means more anomalous. `is_anomalous` says that it exceeds
     `threshold`; `verdict` tells those below it that exceed `check_threshold` from good ones. `peak_x`, `peak_y` are the
     centre of the patch with the largest score, in pixels of the original image of `width` x `height`. `anomaly_map` is
-    float32 (crop, crop); values above `map_threshold` outline defects.
+    float32 (crop, crop); values above `map_threshold` outline defects. `is_unlike_training` says that so much of the
+    image is beyond what was learned that it may show another product, or the same in another light.
     """
 
     path: str
@@ -30,6 +34,7 @@ class Prediction:
     height: int
     anomaly_map: Tensor
     map_threshold: float
+    is_unlike_training: bool
     framing: Framing
 
     @property
@@ -47,3 +52,9 @@ class Prediction:
     def map_at_original_size(self) -> Tensor:
         """The anomaly map over the original image: float32 (height, width), NaN where the crop does not reach."""
         return self.framing.map_to_original(self.anomaly_map, self.width, self.height)
+
+
+def is_unlike_training(anomaly_map: Tensor, map_threshold: float) -> bool:
+    """Whether an anomaly map (crop, crop) is high nearly everywhere, beside the calibrated threshold of maps."""
+    share = float((anomaly_map > map_threshold).float().mean())
+    return share > UNLIKE_SHARE or float(anomaly_map.median()) > UNLIKE_MEDIAN * map_threshold

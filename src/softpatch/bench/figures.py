@@ -81,9 +81,10 @@ def _draw_lines(rows: Sequence[Row], x: str, series: str, label: str, title: str
 def _line(
     rows: Sequence[Row], x: str, metric: str, categories: set[str]
 ) -> tuple[list[float], list[float], list[float]]:
-    xs, ys, errors = sorted({row[x] for row in rows}), [], []
+    usable = [row for row in rows if row["category"] in categories and row[metric] is not None]
+    xs, ys, errors = sorted({row[x] for row in usable}), [], []
     for value in xs:
-        here = [row for row in rows if row[x] == value and row["category"] in categories and row[metric] is not None]
+        here = [row for row in usable if row[x] == value]
         seeds = {row["seed"] for row in here}
         means = [mean(row[metric] for row in here if row["seed"] == seed) for seed in seeds]
         ys.append(mean(means))

@@ -52,7 +52,7 @@ def predict(
     from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
     from softpatch.review.tables import write_skipped
-    from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar
+    from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
     if not list_only:
         for name in ("predictions.csv", "predictions.jsonl", "skipped.csv"):
@@ -78,12 +78,17 @@ def predict(
             predictions = estimator.predict_each(
                 chosen.refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
             )
-            verdicts = write_outputs(predictions, chosen.refs, output, maps=maps, overlays=overlays)
+            verdicts, unlike = write_outputs(predictions, chosen.refs, output, maps=maps, overlays=overlays)
         write_skipped(skipped, output / "skipped.csv")
         table = output / "skipped.csv"
     finally:
         list_skipped(skipped, table)
     list_passed_over(chosen)
+    if unlike > verdicts.total() / 2:
+        say(
+            f"Note: {unlike} of {verdicts.total()} images look unlike anything learned; "
+            "is it the same product, camera and light?"
+        )
     found = f"{verdicts.total()} images, {verdicts['anomalous']} anomalous, {verdicts['check']} to check"
     print(f"{printable(str(output / 'predictions.csv'))}: {found}")
 

@@ -95,13 +95,18 @@ def fit(
         list_files(chosen)
         return
     skipped: list[SkippedImage] = []
+    notes: list[str] = []
     try:
         with progress_bar() as progress:
-            estimator.fit(chosen.refs, on_skip=None if strict else skipped.append, progress=progress)
+            estimator.fit(
+                chosen.refs, on_skip=None if strict else skipped.append, on_note=notes.append, progress=progress
+            )
         estimator.save(output)
     finally:
         list_skipped(skipped)
     list_passed_over(chosen)
+    for note in notes:
+        say(f"Note: {note}.")
     if crop < resize:
         share = 1 - (crop / resize) ** 2
         say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")

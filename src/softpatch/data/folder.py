@@ -80,7 +80,7 @@ def look_into(root: Path) -> FolderContents:
         is_folder = root.is_dir()
     except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{str(root)!r} cannot be read: {reason}; give an image file or a folder") from error
+        raise InputError(f"{root} cannot be read: {reason}; give an image file or a folder") from error
     if not is_folder:
         raise InputError(f"{root} does not exist; give an image file or a folder of images")
     found: list[Path] = []

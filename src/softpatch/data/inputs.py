@@ -75,17 +75,14 @@ def _path(given: str | Path) -> Path:
 
 def _of_folder(folder: Path, purpose: Purpose, layout: str, category: str | None) -> ChosenImages:
     dataset = open_dataset(folder, layout=layout, category=category)
-    everything = sorted((*dataset.train, *dataset.test), key=lambda sample: sample.path)
-    samples, part = tuple(everything), "all its images are used"
-    if purpose == "train":
-        samples, part = dataset.train, "only its training images are used"
+    note = f"{folder} is a dataset in the {dataset.layout} layout; only its {{}} images are used."
+    notes: tuple[str, ...] = ()
+    samples = tuple(sorted((*dataset.train, *dataset.test), key=lambda sample: sample.path))
+    if purpose == "train" and dataset.layout != "folder":
+        samples = dataset.train
+        notes = (note.format("training"), *(() if dataset.is_split else (HELD_OUT,)))
     elif dataset.is_split:
-        samples, part = dataset.test, "only its test images are used"
-    notes: tuple[str, ...] = (
-        () if dataset.layout == "folder" else (f"{folder} is a dataset in the {dataset.layout} layout; {part}.",)
-    )
-    if notes and not dataset.is_split and purpose == "train":
-        notes = (*notes, HELD_OUT)
+        samples, notes = dataset.test, (note.format("test"),)
     return ChosenImages(tuple(sample.ref for sample in samples), dataset.passed_over, notes)
 
 

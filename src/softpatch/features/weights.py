@@ -42,7 +42,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except (OSError, ValueError):
         is_file = False
     if not is_file:
-        raise WeightsError(f"weights file {str(path)!r} does not exist; give a .safetensors file or a torch state dict")
+        raise WeightsError(f"weights file {path} does not exist; give a .safetensors file or a torch state dict")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

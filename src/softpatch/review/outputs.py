@@ -25,8 +25,10 @@ def write_outputs(
     *,
     maps: bool = False,
     overlays: bool = False,
-) -> Counter[Verdict]:
-    """Write the tables, and if asked a map and an overlay per image; return how many images got each verdict.
+) -> tuple[Counter[Verdict], int]:
+    """Write the tables, and if asked a map and an overlay per image.
+
+    Gives how many images got each verdict, and how many look unlike anything learned.
 
     `refs` are the images that `predictions` judge. Files are named after the image's path below the folder that all
     images share: `maps/good/000.png.tiff`, `overlays/good/000.png.png`. All of them appear when the last image is
@@ -44,6 +46,7 @@ def write_outputs(
     )
     by_name = {ref.name: (ref, _state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter()
+    unlike = 0
     with appearing_together(folder) as staged:
         with prediction_tables(staged) as write:
             for prediction in predictions:
@@ -54,9 +57,10 @@ def write_outputs(
                     image = _read_again(*by_name[prediction.path], prediction)
                     save_overlay(image, prediction, staged / name_of("overlays", prediction.path))
                 verdicts[prediction.verdict] += 1
+                unlike += prediction.is_unlike_training
         if not verdicts:
             raise InputError("none of the images could be read; nothing was written")
-    return verdicts
+    return verdicts, unlike
 
 
 def _refuse_overwriting(
