@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -232,6 +233,15 @@ def test_a_task_that_fails_has_a_row_and_the_others_go_on(plate_folder: Path) ->
     assert len(again) == 5
 
 
+def test_too_many_images_for_the_budget_are_told(plate_folder: Path) -> None:
+    runtime = Runtime("cpu", workers=1, memory_budget="0.01MB")
+    run_tasks([tiny_task()], plate_folder.parent / "rows.jsonl", plate_folder.parent, runtime)
+    (row,) = read_rows(plate_folder.parent / "rows.jsonl")
+    assert re.search(
+        r"the patch embeddings of \d+ images take 0\.\d GB .* --memory-budget 0\.01MB; allow more", row["error"]
+    )
+
+
 def test_several_processes_give_the_same_rows(plate_folder: Path) -> None:
     tasks = [tiny_task(method="patchcore", weights=weights) for weights in ("pretrained", "random")]
     here = rows_of(tasks, plate_folder.parent)
@@ -308,7 +318,7 @@ def test_two_runs_do_not_add_to_one_file(tmp_path: Path) -> None:
 
 
 def test_nothing_of_a_row_becomes_a_path_or_a_formula(tmp_path: Path) -> None:
-    names = {"data": "../../x", "backbone": "x/../../../ESCAPED", "category": "\n=1+1", "method": "patchcore"}
+    names = {"data": "../../x$^$", "backbone": "x/../../../ESCAPED", "category": "\n=1+1", "method": "patchcore"}
     rows = [{**ROW, **names, "images_per_second": 1, "machine": "m", "threads": 1}]
     rows += [{**rows[0], "noise_ratio": 0.1, "protocol": "overlap", "task_key": "1"}]
     (tmp_path / "in").mkdir()

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from softpatch.config import Runtime, Settings
+from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, read_in_batches
+from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone
 from softpatch.progress import Progress, silent
 
@@ -48,13 +49,25 @@ class Features:
             if self.pixels:
                 maps = [*maps, images.to(maps[0].device)]
             self.shapes = tuple((layer.shape[1], layer.shape[2], layer.shape[3]) for layer in maps)
-            for embedding in self.embed(maps).cpu():
+            embeddings = self.embed(maps).cpu()
+            self._refuse_too_much(embeddings[0], len(missing))
+            for embedding in embeddings:
                 self._seen[order[done]] = embedding.clone()
                 done += 1
             progress("patch embeddings", done, len(missing))
         self.seconds += time.perf_counter() - began
         self.images += len(missing)
         return torch.stack([self._seen[key] for key in keys])
+
+    def _refuse_too_much(self, each: Tensor, missing: int) -> None:
+        """Raise `InputError` where what is remembered of all images, and once more together, exceeds the budget."""
+        count = len(self._seen) + missing
+        need = 2 * each.numel() * each.element_size() * count
+        if need > parse_bytes(self.runtime.memory_budget):
+            raise InputError(
+                f"the patch embeddings of {count:,} images take {need / 1e9:.1f} GB of memory, more "
+                f"than --memory-budget {self.runtime.memory_budget}; allow more, or choose a smaller backbone or crop"
+            )
 
     @property
     def grid(self) -> tuple[int, int]:

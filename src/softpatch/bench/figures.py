@@ -50,6 +50,11 @@ def draw_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
     return drawn
 
 
+def shown_title(text: str) -> str:
+    """Text of rows on one line of reasonable length, that matplotlib takes for no formula."""
+    return " ".join(text.split())[:200].replace("$", r"\$")
+
+
 def _draw_lines(rows: Sequence[Row], x: str, series: str, label: str, title: str, path: Path) -> Path:
     """Image and pixel AUROC against `x`, a line per value of `series`, error bars over seeds.
 
@@ -74,7 +79,7 @@ def _draw_lines(rows: Sequence[Row], x: str, series: str, label: str, title: str
         axis.set(xlabel=label, ylabel=metric_label)
         axis.grid(alpha=0.3)
     axes[0].legend()
-    figure.suptitle(f"{title}; mean of {', '.join(sorted(shared))}")
+    figure.suptitle(shown_title(f"{title}; mean of {', '.join(sorted(shared))}"))
     return _save(figure, path)
 
 

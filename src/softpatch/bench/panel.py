@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from softpatch.atomic import replacing
+from softpatch.bench.figures import shown_title
 from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import Row, file_stem
 from softpatch.bench.summary import own_settings
@@ -114,7 +115,7 @@ def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:
     for number, (row, kind) in enumerate(zip(axes, first.kinds, strict=False)):
         grey = torch.from_numpy(first.images[number]).permute(2, 0, 1).float().mean(dim=0, keepdim=True) / 255
         row[0].imshow(first.images[number])
-        row[0].set_ylabel(kind.replace("_", " "))
+        row[0].set_ylabel(shown_title(kind.replace("_", " ")))
         row[1].imshow(first.masks[number], cmap="gray", vmin=0, vmax=1)
         for axis, each in zip(row[2:], kept.values(), strict=True):
             low, high = each.scale
@@ -124,7 +125,7 @@ def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:
     for axis in axes.flat:
         axis.set_xticks([])
         axis.set_yticks([])
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(shown_title(title), fontsize=10)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return path

@@ -49,6 +49,7 @@ def bench_run(
     device: Device = Runtime.device,
     workers: Workers = Runtime.workers,
     offline: Offline = Runtime.offline,
+    memory_budget: Annotated[str, typer.Option(help="Memory that the images of a category may take.")] = "16GB",
 ) -> None:
     """Run tasks, and append a row with everything that was measured for each."""
     from softpatch.atomic import check_can_write
@@ -71,7 +72,7 @@ def bench_run(
         chosen = [task_of({name: value for name, value in given.items() if value is not None})]
     check_can_write(output)
     found: list[Row] = []
-    runtime = Runtime(device, workers=workers, offline=offline)
+    runtime = Runtime(device, workers=workers, offline=offline, memory_budget=memory_budget)
     with progress_bar() as progress:
         run_tasks(chosen, output, root, runtime, jobs=jobs, maps=maps, on_row=found.append, progress=progress)
     failed = failures(found)
