@@ -84,6 +84,15 @@ def test_masks_beside_photographs(tmp_path: Path, name: str, value: int) -> None
     assert [each.kind for each in contents.passed_over] == ["mask"] * 4
 
 
+def test_masks_named_by_a_word_of_their_own(tmp_path: Path) -> None:
+    for number in range(4):
+        photograph(tmp_path / f"img_{number}.jpg", number)
+        mask(tmp_path / f"mask_{number}.png")
+    contents = look_into(tmp_path)
+    assert taken(contents, tmp_path) == [f"img_{number}.jpg" for number in range(4)]
+    assert {each.where for each in contents.passed_over} == {"`mask_*.png`"}
+
+
 @pytest.mark.parametrize("folder", ["mask", "ground_truth/crack", "Masks", "truth", "annotations/png"])
 def test_folders_of_masks(tmp_path: Path, folder: str) -> None:
     for number in range(4):
@@ -100,6 +109,7 @@ def test_photographs_are_no_masks_whatever_their_names(tmp_path: Path) -> None:
         photograph(tmp_path / f"{number}_label.jpg", number + 10)  # of labels that are printed, perhaps
         photograph(tmp_path / f"{number}.png", number + 20)
         photograph(tmp_path / f"truth/{number}.png", number + 30)
+        photograph(tmp_path / f"masks/{number}.png", number + 40)  # that people wear
     assert look_into(tmp_path).passed_over == ()
 
 

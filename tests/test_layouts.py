@@ -94,6 +94,13 @@ def test_mvtec(tmp_path: Path) -> None:
     ]
 
 
+def test_the_case_of_names_does_not_matter(tmp_path: Path) -> None:
+    write_all(tmp_path, "Train/Good/0.png", "TEST/OK/1.png", "TEST/Crack/2.png", "Ground_Truth/crack/2.png")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, [sample.kind for sample in dataset.test]) == ("mvtec", ["Crack", "good"])
+    assert dataset.test[0].mask_paths == (tmp_path / "Ground_Truth/crack/2.png",)
+
+
 def test_unsorted_training_images_have_no_label(tmp_path: Path) -> None:
     write_all(tmp_path, "train/unsorted/0.png", "test/good/1.png", "test/crack/2.png")
     (sample,) = open_dataset(tmp_path).train

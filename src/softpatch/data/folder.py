@@ -8,7 +8,7 @@ mask: the picture has to look like one.
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,12 +40,13 @@ PREDICTIONS = "predictions.jsonl"
 _THUMBNAIL_FOLDERS = {"@eadir", "__macosx", ".thumbnails", ".@__thumb", "thumbnails", "thumbs", "thumbnail", "thumb"}
 _SYSTEM_FOLDERS = {"$recycle.bin", "#recycle", "#snapshot", "system volume information", "lost+found"}
 _DEPTH_FOLDERS = {"xyz", "depth", "depths", "pcd", "disparity", "pointcloud"}
-_MASK_FOLDERS = {"mask", "masks", "ground_truth", "groundtruth", "ground-truth", "gt"}
+_TRUTH_FOLDERS = {"ground_truth", "groundtruth", "ground-truth", "gt"}
 _DERIVED = re.compile(
     r"^(?:(?P<begin>thumb|thumbnail|depth)[-_. ](?P<after>.+)"
     r"|(?P<before>.+)[-_. ](?P<end>thumb|thumbnail|depth|normals|[0-9]+x[0-9]+))$",
     re.IGNORECASE,
 )
+_NAMED_FOR_MASKS = {*_TRUTH_FOLDERS, "mask", "masks"}
 _SAMPLE = 3  # pictures of a folder that are looked at before all of them are
 _SHOWN = 4  # groups that are named in a line
 
@@ -85,7 +86,7 @@ def look_into(root: Path) -> FolderContents:
         raise InputError(f"{root} does not exist; give an image file or a folder of images")
     found: list[Path] = []
     passed_over: list[PassedOver] = []
-    _walk(root, root, found, passed_over)
+    _walk(root, found, passed_over)
     folders: dict[Path, list[Path]] = defaultdict(list)
     for path in sorted(found):
         folders[path.parent].append(path)
@@ -122,11 +123,11 @@ def summary(passed_over: Sequence[PassedOver]) -> str:
     return ", ".join(parts)
 
 
-def _walk(root: Path, start: Path, found: list[Path], passed_over: list[PassedOver]) -> None:
-    """Collect pictures below `start`: real folders first, then those that links lead to, each folder once."""
+def _walk(root: Path, found: list[Path], passed_over: list[PassedOver]) -> None:
+    """Collect pictures below `root`: real folders first, then those that links lead to, each folder once."""
     entered: set[str] = set()
     above = [os.path.realpath(parent) for parent in Path(os.path.realpath(root)).parents]
-    waiting = [start]
+    waiting = [root]
     while waiting:
         links: list[Path] = []
         for top in waiting:
@@ -235,46 +236,56 @@ def _masks(folders: dict[Path, list[Path]], root: Path, passed: set[Path]) -> li
         by_stem[path.stem.casefold()].append(path)
     suspects = {folder: paths for folder, paths in rest.items() if _may_hold_masks(folder, root, paths, by_stem)}
     if len(suspects) == len(rest):  # there must be photographs that they are masks of
-        suspects = {folder: paths for folder, paths in suspects.items() if _is_named_for_masks(folder, root)}
+        suspects = {folder: paths for folder, paths in suspects.items() if _parts(folder, root) & _NAMED_FOR_MASKS}
     if len(suspects) == len(rest):
         return found
     for folder, paths in suspects.items():
-        named = _is_named_for_masks(folder, root)
-        masks = [path for path in paths if named or looks_like_mask(path)]
+        is_truth = bool(_parts(folder, root) & _TRUTH_FOLDERS)
+        masks = [path for path in paths if is_truth or looks_like_mask(path)]
         found += [PassedOver(path, "mask", f"in `{_below(folder, root)}`") for path in masks]
     return found
 
 
-def _masks_beside(paths: Iterable[Path]) -> list[PassedOver]:
-    """Masks in the folder of their images: `a_label.bmp` or `a.png` beside `a.jpg`."""
+def _masks_beside(paths: Sequence[Path]) -> list[PassedOver]:
+    """Masks in the folder of their images: `a_label.bmp`, `mask_1.png` beside `image_1.png`, `a.png` beside `a.jpg`.
+
+    All look like masks, and among the other pictures is one that does not.
+    """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
         by_stem[path.stem.casefold()].append(path)
+    named = [path for path in paths if stem_of_image(path.stem) != path.stem]
+    others = [path for path in paths if stem_of_image(path.stem) == path.stem]
+    unnamed = set(others)
     found = []
-    for stem, same in by_stem.items():
-        named = stem_of_image(stem)
-        if named != stem and named in by_stem:
-            found += [
-                PassedOver(path, "mask", f"`*{path.stem[len(named) :]}{path.suffix}`" if stem.startswith(named) else "")
-                for path in same
-                if looks_like_mask(path)
-            ]
-        elif len(same) > 1:
-            masks = [path for path in same if looks_like_mask(path)]
-            if len(masks) < len(same):
-                found += [PassedOver(path, "mask", f"`*{path.suffix}`") for path in masks]
+    if named and any(not looks_like_mask(path) for path in others[:: max(1, len(others) // _SAMPLE)]):
+        found = [PassedOver(path, "mask", f"`{_pattern(path)}`") for path in named if looks_like_mask(path)]
+    for same in by_stem.values():
+        alike = [path for path in same if path in unnamed] if len(same) > 1 else []
+        masks = [path for path in alike if looks_like_mask(path)]
+        if len(masks) < len(alike):
+            found += [PassedOver(path, "mask", f"`*{path.suffix}`") for path in masks]
     return found
 
 
-def _is_named_for_masks(folder: Path, root: Path) -> bool:
-    return any(part.lower() in _MASK_FOLDERS for part in folder.relative_to(root).parts)
+def _pattern(path: Path) -> str:
+    """How the masks are named of which a path is one: `*_label.bmp`, `mask_*.png`."""
+    image = stem_of_image(path.stem)
+    return f"{path.stem.replace(image, '*')}{path.suffix}" if image else path.name
+
+
+def _parts(folder: Path, root: Path) -> set[str]:
+    """The names of a folder and of those it lies in, below `root`, in small letters."""
+    return {part.lower() for part in folder.relative_to(root).parts}
 
 
 def _may_hold_masks(folder: Path, root: Path, paths: list[Path], by_stem: dict[str, list[Path]]) -> bool:
-    """Whether a folder is named for masks; or most of its pictures are named as photographs elsewhere are, `by_stem`,
-    and a few of them look like masks of these, which do not."""
-    if _is_named_for_masks(folder, root):
+    """Whether a folder is named for the truth; or for masks, and a few of its pictures look like some; or most of them
+    are named as photographs elsewhere are, `by_stem`, and a few look like masks of these, which do not."""
+    if _parts(folder, root) & _TRUTH_FOLDERS:
         return True
+    if _parts(folder, root) & _NAMED_FOR_MASKS:
+        return any(looks_like_mask(path) for path in paths[:: max(1, len(paths) // _SAMPLE)][:_SAMPLE])
     pairs = [(path, partner) for path in paths if (partner := _partner(path, by_stem)) is not None]
     if folder == root or len(pairs) < len(paths) / 2:
         return False

@@ -23,11 +23,12 @@ def read_parts(folder: Path, layout: str, train: Path, test: Path, truth: Path |
 
 
 def _fits(folder: Path) -> bool:
-    return (folder / "train").is_dir() and (folder / "test").is_dir()
+    return child(folder, "train") is not None and child(folder, "test") is not None
 
 
 def _read(folder: Path) -> Dataset:
-    return read_parts(folder, "mvtec", folder / "train", folder / "test", child(folder, *MASK_FOLDERS))
+    train, test = child(folder, "train") or folder / "train", child(folder, "test") or folder / "test"
+    return read_parts(folder, "mvtec", train, test, child(folder, *MASK_FOLDERS))
 
 
 LAYOUT = Layout("mvtec", "train and test", _fits, _read)
