@@ -392,6 +392,14 @@ def test_masks_that_match_nothing_and_images_without_masks_are_told(tmp_path: Pa
     )
 
 
+def test_masks_of_all_kinds_in_one_folder(tmp_path: Path) -> None:
+    write_all(tmp_path, "train/0.png", "test/good/1.png", "test/crack/2.png", "test/dent/3.png", "test/dent/2.png")
+    write_all(tmp_path, "ground_truth/3.png", "ground_truth/2.png", "ground_truth/hole/4.png")
+    dataset = open_dataset(tmp_path)
+    assert {sample.path.name for sample in dataset.test if sample.mask_paths} == {"3.png"}  # 2.png may be of either
+    assert dataset.notes[0] == "2 masks in ground_truth match no image: `ground_truth/2.png`, `hole/4.png`."
+
+
 def test_masks_lie_in_any_folder_named_for_them(tmp_path: Path) -> None:
     mvtec(tmp_path)
     (tmp_path / "ground_truth").rename(tmp_path / "Masks")
@@ -574,6 +582,14 @@ def test_folders_named_by_label(tmp_path: Path) -> None:
         "dent/8.png": ("dent", []),
     }
     assert dataset.notes == ("1 of 2 defective images have no mask: `dent/8.png`.",)
+
+
+def test_masks_beside_labelled_images(tmp_path: Path) -> None:
+    photographs(tmp_path, *(f"OK/S1/{number}.jpg" for number in range(5)), "NG/BX/S3/7.jpg", "NG/BX/S3/8.jpg")
+    marked(tmp_path / "NG/BX/S3/7.png")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, of(dataset)[1]["NG/BX/S3/7.jpg"]) == ("labelled", ("NG", ["NG/BX/S3/7.png"]))
+    assert dataset.notes == ("1 of 2 defective images have no mask: `S3/8.jpg`.",)
 
 
 def test_folders_that_hold_sorted_folders_are_plain(tmp_path: Path) -> None:

@@ -33,7 +33,9 @@ def _is_sorted(folder: Path) -> bool:
 
 def _read(folder: Path) -> Dataset:
     contents = photographs(folder)
-    samples, notes = with_masks(samples_by_kind(folder, contents), folder, child(folder, *MASK_FOLDERS))
+    samples, notes = with_masks(
+        samples_by_kind(folder, contents), folder, child(folder, *MASK_FOLDERS), contents.passed_over
+    )
     train, test = held_out(samples)
     return Dataset(folder, "labelled", folder.name, train, test, contents.passed_over, tuple(notes), is_split=False)
 

@@ -17,7 +17,7 @@ from softpatch.data.layouts.samples import (
 def read_parts(folder: Path, layout: str, train: Path, test: Path, truth: Path | None) -> Dataset:
     """Read a category whose labels are the names of folders in `test`, with masks below `truth` in folders alike."""
     training, testing = photographs(train), photographs(test)
-    samples, notes = with_masks(samples_by_kind(test, testing), test, truth)
+    samples, notes = with_masks(samples_by_kind(test, testing), test, truth, testing.passed_over)
     passed_over = training.passed_over + testing.passed_over
     return Dataset(folder, layout, folder.name, training_samples(train, training), samples, passed_over, tuple(notes))
 

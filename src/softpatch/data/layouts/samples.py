@@ -171,32 +171,45 @@ def training_samples(part: Path, pictures: FolderContents) -> tuple[Sample, ...]
     return tuple(sample(path, parts) for path, parts in names.items())
 
 
-def with_masks(samples: Sequence[Sample], part: Path, truth: Path | None) -> tuple[tuple[Sample, ...], list[str]]:
-    """Give the anomalous samples of `part` their masks, which lie below `truth` in folders alike, if there are any.
+def with_masks(
+    samples: Sequence[Sample], part: Path, truth: Path | None, beside: Sequence[PassedOver] = ()
+) -> tuple[tuple[Sample, ...], list[str]]:
+    """Give the anomalous samples of `part` their masks: below `truth` in folders alike, or found `beside` them.
 
     Gives the samples, and notes on masks that match no image and images that have no mask.
     """
     folders: dict[Path, list[Sample]] = defaultdict(list)
     for sample in samples:
         folders[sample.path.parent.relative_to(part)].append(sample)
-    left = _every_picture(truth) if truth else []
+    places = {mask: mask.relative_to(truth) for mask in _every_picture(truth)} if truth else {}
+    places |= {
+        each.path: each.path.relative_to(part) for each in beside if each.kind == "mask" and each.path not in places
+    }
+    below: dict[tuple[str, ...], list[Path]] = defaultdict(list)  # masks in each folder, whatever the case of its name
+    for mask, place in places.items():
+        for folder in place.parents:
+            below[_names(folder)].append(mask)
     masked: dict[Path, tuple[Path, ...]] = {}
+    used: set[Path] = set()
     for folder, group in sorted(folders.items(), key=lambda item: -len(item[0].parts)):
-        inside = [mask for mask in left if truth and _is_below(mask.relative_to(truth), folder)]
-        if not group[0].is_anomalous:
-            left = [mask for mask in left if mask not in set(inside)]  # of good images, whose masks are empty
-            continue
-        matched, _ = match_masks([sample.path for sample in group], inside)
-        masked |= matched
-        used = {mask for masks in matched.values() for mask in masks}
-        left = [mask for mask in left if mask not in used]
+        inside = [mask for mask in below[_names(folder)] if mask not in used]
+        if group[0].is_anomalous:
+            matched, _ = match_masks([sample.path for sample in group], inside)
+            masked |= matched
+            used.update(mask for masks in matched.values() for mask in masks)
+        else:
+            used.update(inside)  # they mark nothing
     without = [sample.path for sample in samples if sample.is_anomalous and not masked.get(sample.path)]
     stems = Counter(path.stem.casefold() for path in without)
-    matched, left = match_masks([path for path in without if stems[path.stem.casefold()] == 1], left)
+    left = [mask for mask in places if mask not in used]
+    loose = [mask for mask in left if len(places[mask].parts) == 1]  # in no folder of a kind
+    matched, _ = match_masks([path for path in without if stems[path.stem.casefold()] == 1], loose)
     masked |= matched
+    used.update(mask for masks in matched.values() for mask in masks)
+    unmatched = [mask for mask in left if mask not in used]
     full = tuple(replace(sample, mask_paths=masked.get(sample.path, ())) for sample in samples)
     where = truth.name if truth else MASK_FOLDERS[0]
-    return full, [*_guesses(full, where), *mask_notes(full, left, where)]
+    return full, [*_guesses(full, where), *mask_notes(full, unmatched, where)]
 
 
 def _guesses(samples: Iterable[Sample], where: str) -> list[str]:
@@ -206,10 +219,8 @@ def _guesses(samples: Iterable[Sample], where: str) -> list[str]:
     return [f"masks in {where} are taken for those of images by their names: `{odd[0]}` for `{odd[1]}`."] if odd else []
 
 
-def _is_below(path: Path, folder: Path) -> bool:
-    """Whether a path begins with a folder's, whatever their case."""
-    parts = [part.casefold() for part in path.parts]
-    return parts[: len(folder.parts)] == [part.casefold() for part in folder.parts]
+def _names(folder: Path) -> tuple[str, ...]:
+    return tuple(part.casefold() for part in folder.parts)
 
 
 def mask_notes(samples: Sequence[Sample], unmatched: Sequence[Path], where: str) -> list[str]:
