@@ -346,6 +346,20 @@ def test_cells_that_are_text(text: str) -> None:
     assert table_cell(text) == text
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "message"),
+    [
+        ("patchcore", ["--budget", "small"], "--budget small does not apply: patchcore trains no network"),
+        ("padim", ["--coreset-ratio", "0.5"], "--coreset-ratio 0.5 does not apply: padim has no coreset"),
+    ],
+)
+def test_options_that_do_not_apply(method: str, option: list[str], message: str, capsys) -> None:
+    with pytest.raises(SystemExit) as leaving:
+        main(["bench", "run", "--data", "d", "--category", "c", "--method", method, *option])
+    assert leaving.value.code == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", [["--method", "padim"], ["--seed", "3"], ["--noise", "0.1"]])
 def test_options_of_one_task_do_not_go_with_a_list(tmp_path: Path, option: list[str], capsys) -> None:
     with pytest.raises(SystemExit) as leaving:
@@ -636,3 +650,18 @@ def test_the_command_runs_tasks_and_sums_up(plate_folder: Path, capsys: pytest.C
     assert "x, padim: " in capsys.readouterr().err
     assert command("run", "--data", "nowhere", *where) == 2
     assert "a task needs 'category'; this one has data" in capsys.readouterr().err
+
+
+def test_a_summary_is_not_written_over_its_rows(tmp_path: Path, capsys) -> None:
+    (tmp_path / "summary.csv").write_text(json.dumps(ROW) + "\n")
+    with pytest.raises(SystemExit) as leaving:
+        main(["bench", "summary", str(tmp_path / "summary.csv"), "-o", str(tmp_path)])
+    assert leaving.value.code == 2
+    assert "may be overwritten by a result" in capsys.readouterr().err
+    assert json.loads((tmp_path / "summary.csv").read_text()) == ROW
+
+
+def test_an_empty_list_makes_no_task(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[[tasks]]\ndata = "d"\ncategory = "c"\nmethod = "patchcore"\nnoise_ratio = []\n')
+    with pytest.raises(InputError, match="noise_ratio is an empty list, which makes no task"):
+        read_tasks(tmp_path / "a.toml")

@@ -272,7 +272,7 @@ def test_evaluate_replaces_json_files_only(capsys, model: Path, plate_folder: Pa
     (tmp_path / "script.py").write_text("precious")
     code, _, err = run(capsys, "evaluate", model, plate_folder, "--json", tmp_path / "script.py")
     assert code == 2
-    assert "no .json file" in err
+    assert "holds no figures of an evaluation" in err
     assert (tmp_path / "script.py").read_text() == "precious"
 
 

@@ -473,5 +473,32 @@ def test_an_uncompressed_tiff_smaller_than_its_pixels(tmp_path: Path) -> None:
         )
         data[place + 8 : place + 12] = struct.pack("<I", 9000)
     (tmp_path / "bomb.tif").write_bytes(bytes(data))
-    with pytest.raises(ImageError, match="smaller than its pixels"):
+    with pytest.raises(ImageError, match=r"smaller than its pixels|lacks some of its strips"):
         read_image(tmp_path / "bomb.tif")
+
+
+def test_a_png_that_ends_early_is_no_black_area(tmp_path: Path) -> None:
+    rows = b"".join(b"\0" + row.tobytes() for row in RGB)
+    (tmp_path / "half.png").write_bytes(png(7, 5, data=zlib.compress(rows[: 3 * 22])))
+    with pytest.raises(ImageError, match="its data ends before its last row"):
+        read_image(tmp_path / "half.png")
+    black = RGB.copy()
+    black[-1] = 0
+    Image.fromarray(black).save(tmp_path / "black.png")
+    assert_same(read_image(tmp_path / "black.png"), unit(black))
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tga"])
+def test_an_alpha_that_is_0_everywhere_is_unset(tmp_path: Path, name: str) -> None:
+    Image.fromarray(np.dstack([RGB, np.zeros_like(GREY)])).save(tmp_path / name)
+    assert_same(read_image(tmp_path / name), unit(RGB))
+
+
+def test_a_packed_tiff_that_lists_too_few_strips(tmp_path: Path) -> None:
+    twelve_bit_tiff(tmp_path / "a.tif", np.full((8, 16), 4000))
+    content = (tmp_path / "a.tif").read_bytes()
+    rows = struct.pack("<HHII", 278, 4, 1, 8)
+    assert rows in content
+    (tmp_path / "a.tif").write_bytes(content.replace(rows, struct.pack("<HHII", 278, 4, 1, 4)))
+    with pytest.raises(ImageError, match="lacks some of its strips"):
+        read_image(tmp_path / "a.tif")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from softpatch.data.folder import FolderContents, look_into, photographs, summary
 from softpatch.data.images import image_files
@@ -143,8 +143,10 @@ def test_thumbnails_depth_maps_and_hidden_files(tmp_path: Path) -> None:
         "$RECYCLE.BIN/0.png",
     ):
         photograph(tmp_path / name)
+    Image.new("L", (150, 150)).save(tmp_path / "rgb/0-150x150.png")
+    photograph(tmp_path / "rgb/0_0x0.png")  # a tile of it
     contents = look_into(tmp_path)
-    assert taken(contents, tmp_path) == ["rgb/0.png"]
+    assert taken(contents, tmp_path) == ["rgb/0.png", "rgb/0_0x0.png"]
     assert summary(contents.passed_over) == (
         "1 deleted or system file (in `$RECYCLE.BIN`), 2 hidden files (`._*`, in `.ipynb_checkpoints`), "
         "4 thumbnails (in `@eaDir`, in `__MACOSX`, `*150x150*.png`, `*thumb*.png`), "
@@ -188,3 +190,62 @@ def test_pictures_of_any_suffix_are_found(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("no picture")
     (tmp_path / "BMW").write_bytes(b"BMW is no bitmap, and II* no TIFF")
     assert taken(look_into(tmp_path), tmp_path) == [*names, "no suffix"]
+
+
+def test_dark_photographs_are_no_masks(tmp_path: Path) -> None:
+    for number in range(4):
+        photograph(tmp_path / f"brightfield/{number}.png", number)
+        dark = np.random.default_rng(number).normal(10, 3, (32, 32)).clip(0, 30).astype(np.uint8)
+        (tmp_path / "darkfield").mkdir(exist_ok=True)
+        Image.fromarray(dark).save(tmp_path / f"darkfield/{number}.png")
+    assert look_into(tmp_path).passed_over == ()
+
+
+def test_masks_of_photographs_on_a_dark_ground(tmp_path: Path) -> None:
+    for number in range(4):
+        rng = np.random.default_rng(number)
+        pixels = rng.normal(6, 2, (48, 48))
+        pixels[16:32, 16:32] = rng.normal(120, 15, (16, 16))
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / f"{number}.png")
+        mask(tmp_path / f"{number}_mask.png")
+    assert taken(look_into(tmp_path), tmp_path) == [f"{number}.png" for number in range(4)]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_masks_that_are_mostly_white_or_inverted(tmp_path: Path, suffix: str) -> None:
+    white = np.full((64, 64), 255, np.uint8)
+    white[:2] = 0
+    for number in range(4):
+        photograph(tmp_path / f"images/{number}.jpg", number)
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(white).filter(ImageFilter.GaussianBlur(0.8)).save(tmp_path / f"masks/{number}.{suffix}")
+    assert taken(look_into(tmp_path), tmp_path) == [f"images/{number}.jpg" for number in range(4)]
+
+
+def test_several_folders_of_masks(tmp_path: Path) -> None:
+    for number in range(4):
+        photograph(tmp_path / f"images/{number}.png", number)
+        for folder in ("binary", "regions"):
+            mask(tmp_path / f"{folder}/{number}.png")
+    assert taken(look_into(tmp_path), tmp_path) == [f"images/{number}.png" for number in range(4)]
+
+
+def test_depth_maps_of_cameras(tmp_path: Path) -> None:
+    for name in (
+        "color_0.png",
+        "depth_0.png",
+        "1_rgb.png",
+        "1_depth.png",
+        "1_normals.png",
+        "rgb/a/2.png",
+        "depth/a/2.png",
+    ):
+        photograph(tmp_path / name)
+    assert taken(look_into(tmp_path), tmp_path) == ["1_rgb.png", "color_0.png", "rgb/a/2.png"]
+
+
+def test_logs_are_no_pictures(tmp_path: Path) -> None:
+    photograph(tmp_path / "a.png")
+    (tmp_path / "run.log").write_text("P1 line 3 started")
+    (tmp_path / "notes").write_text("P2 camera changed")
+    assert taken(look_into(tmp_path), tmp_path) == ["a.png"]

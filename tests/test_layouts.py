@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
+from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import Dataset, Sample, open_dataset, recognise_layout
 from softpatch.data.layouts.samples import is_good
 from softpatch.data.masks import match_masks, read_mask
@@ -303,14 +305,42 @@ def test_masks_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["good", "OK", "Normal", "NORMAL", "ok_front", "okay", "MT_Free", "defect_free", "no_defect"]
+    "name",
+    [
+        "good",
+        "OK",
+        "Normal",
+        "NORMAL",
+        "ok_front",
+        "okay",
+        "MT_Free",
+        "defect_free",
+        "no_defect",
+        "NODefect_images",
+        "IO",
+    ],
 )
 def test_names_of_the_good_class(name: str) -> None:
     assert is_good(name)
 
 
 @pytest.mark.parametrize(
-    "name", ["bad", "NG", "abnormal", "ABNORMAL", "not_ok", "not-good", "broken", "normalised", "nok"]
+    "name",
+    [
+        "bad",
+        "NG",
+        "abnormal",
+        "ABNORMAL",
+        "not_ok",
+        "not-good",
+        "broken",
+        "normalised",
+        "nok",
+        "normals",
+        "NIO",
+        "ok_button_missing",
+        "no_screw",
+    ],
 )
 def test_names_of_other_classes(name: str) -> None:
     assert not is_good(name)
@@ -595,3 +625,90 @@ def test_masks_beside_labelled_images(tmp_path: Path) -> None:
 def test_folders_that_hold_sorted_folders_are_plain(tmp_path: Path) -> None:
     photographs(tmp_path, "monday/good/0.png", "monday/bad/1.png", "tuesday/good/2.png", "tuesday/bad/3.png")
     assert open_dataset(tmp_path).layout == "folder"
+
+
+# --- found by trying to break it ---
+
+
+def test_images_of_one_stem_share_their_mask(tmp_path: Path) -> None:
+    mvtec(tmp_path)
+    write(tmp_path / "test/hole/000.bmp")
+    assert [len(sample.mask_paths) for sample in open_dataset(tmp_path).test if sample.kind == "hole"] == [1, 1]
+    for number in range(6):
+        photograph(tmp_path / f"k/kos{number}/Part0.jpg", number)
+        marked(tmp_path / f"k/kos{number}/Part0_label.bmp")
+    photograph(tmp_path / "k/kos3/PART0.png")
+    assert len([sample for sample in open_dataset(tmp_path / "k").test if sample.is_anomalous]) == 7
+
+
+def test_names_of_folders_decide_before_masks_beside_images(tmp_path: Path) -> None:
+    photographs(tmp_path, *(f"good/{number}.png" for number in range(5)), "bad/6.png", "bad/7.png")
+    marked(tmp_path / "bad/6_label.png")
+    dataset = open_dataset(tmp_path)
+    assert (dataset.layout, [sample.path.parent.name for sample in dataset.train]) == ("labelled", ["good"] * 4)
+
+
+def test_kolektor_from_a_zip_of_a_mac_and_in_capitals(tmp_path: Path) -> None:
+    photograph(tmp_path / "a/__MACOSX/kos01/._Part0.jpg")
+    for number in range(6):
+        photograph(tmp_path / f"a/kos{number}/Part0.jpg", number)
+        marked(tmp_path / f"a/kos{number}/Part0_label.bmp")
+    assert open_dataset(tmp_path / "a").layout == "kolektor"
+    for part in ("Train", "Test"):
+        photograph(tmp_path / f"b/{part}/1.png")
+        marked(tmp_path / f"b/{part}/1_GT.png")
+    assert (open_dataset(tmp_path / "b").is_split, len(open_dataset(tmp_path / "b").train)) == (True, 1)
+
+
+def test_a_black_label_of_dagm_marks_a_good_image(tmp_path: Path) -> None:
+    for part in ("Train", "Test"):
+        photographs(tmp_path, f"{part}/1.PNG", f"{part}/2.PNG")
+        write(tmp_path / f"{part}/Label/1_label.PNG", np.zeros((16, 24), np.uint8))
+        marked(tmp_path / f"{part}/Label/2_label.PNG")
+    assert [sample.kind for sample in open_dataset(tmp_path).test] == ["good", "defect"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("good/0.png", "bad/1.png", "overview.png"),
+        ("train/good/0.png", "train/bad/1.png"),
+        ("a/good/0.png", "a/crack/1.png", "b/good/2.png"),
+    ],
+)
+def test_labels_that_are_not_used_are_told(tmp_path: Path, names: tuple[str, ...]) -> None:
+    photographs(tmp_path, *names)
+    (note,) = open_dataset(tmp_path).notes
+    assert "whose images are taken alike, without labels" in note
+    assert choose_images(tmp_path, "train").notes == (note,)
+
+
+def test_masks_of_tools(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = np.ascontiguousarray(np.rot90(RED, 2))
+    Image.fromarray(turned).save(tmp_path / "turned.tif", compression="tiff_lzw", exif=exif)
+    layer = np.zeros((4, 6, 4), np.uint8)
+    layer[MARKED.numpy()] = (255, 0, 0, 100)
+    write(tmp_path / "stroke.png", layer)
+    opaque = np.dstack([np.zeros((4, 6, 3), np.uint8), np.full((4, 6), 255, np.uint8)])
+    opaque[MARKED.numpy()] = (255, 255, 255, 100)
+    write(tmp_path / "on black.png", opaque)
+    labels = np.zeros((4, 6, 3), np.uint8)
+    labels[MARKED.numpy()] = 1
+    labels[1, 2] = 3
+    Image.fromarray(labels).save(tmp_path / "labels.webp", lossless=True)
+    Image.fromarray(labels).save(tmp_path / "labels.jp2")
+    for path in tmp_path.iterdir():
+        assert torch.equal(read_mask(path), MARKED), path.name
+
+
+def test_a_deep_colour_mask_whose_values_are_lost_is_refused(tmp_path: Path) -> None:
+    tifffile.imwrite(tmp_path / "a.tif", RED.astype(np.uint16), photometric="rgb", compression="zlib")
+    with pytest.raises(ImageError, match="16-bit colour, whose small values are lost"):
+        read_mask(tmp_path / "a.tif")
+
+
+def test_accents_are_the_same_however_they_are_written(tmp_path: Path) -> None:
+    image, mask = tmp_path / "pr\u00fcf.png", tmp_path / "pru\u0308f_mask.png"
+    assert match_masks([image], [mask]) == ({image: (mask,)}, [])

@@ -17,7 +17,7 @@ from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
 from softpatch.results import Prediction
 from softpatch.review.demo import draw_comparison
-from softpatch.review.evaluation import evaluate, notes
+from softpatch.review.evaluation import check_can_replace, evaluate, notes
 from softpatch.review.outputs import write_outputs
 from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay
 
@@ -162,3 +162,39 @@ def test_masks_that_mark_nothing_or_everything_are_counted(fitted: SoftPatch, pl
     result = evaluate(fitted.detector, open_dataset(plate_folder).test)
     assert (result.empty_masks, result.full_masks) == (1, 1)
     assert [note.split(" masks")[0] for note in notes(result)] == ["1", "1"]
+
+
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.jsonl", "skipped.csv"])
+def test_no_table_is_written_over_an_image_or_the_model(
+    fitted: SoftPatch, defective_images, tmp_path: Path, name: str
+) -> None:
+    Image.fromarray(defective_images[0]).save(tmp_path / name, "PNG")
+    before = (tmp_path / name).read_bytes()
+    refs = choose_images([tmp_path / name], "predict").refs
+    with pytest.raises(InputError, match="would be overwritten by a result"):
+        write_outputs(fitted.detector.predict(refs), refs, tmp_path)
+    other = choose_images(defective_images[:1], "predict").refs
+    with pytest.raises(InputError, match="would be overwritten by a result"):
+        write_outputs(fitted.detector.predict(other), other, tmp_path, keep=[tmp_path / name])
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_images_whose_results_cannot_both_be_written(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
+    for name in ("in/a.png", "in/a.png.tiff/b.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(defective_images[0]).save(tmp_path / name)
+    refs = choose_images(tmp_path / "in", "predict").refs
+    with pytest.raises(InputError, match=r"a\.png\.tiff cannot both be written; judge those images apart"):
+        write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "[" * 5000, "9" * 5000])
+def test_only_figures_of_an_evaluation_are_replaced(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "a.json"
+    check_can_replace(path)
+    path.write_text(content)
+    with pytest.raises(InputError, match="holds no figures of an evaluation"):
+        check_can_replace(path)
+    path.write_text('{"image_auroc": null, "false_alarms": 0}')
+    check_can_replace(path)

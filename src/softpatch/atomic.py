@@ -93,7 +93,7 @@ def appearing_together(folder: Path) -> Iterator[Path]:
         remove_leftovers(folder)
         staging = tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=folder, ignore_cleanup_errors=True)
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror}; choose a folder you may write to") from error
+        raise _refusal(folder, error) from error
     with staging as name:
         new, old = Path(name, "new"), Path(name, "old")
         new.mkdir()
@@ -117,7 +117,7 @@ def appearing_together(folder: Path) -> Iterator[Path]:
                 with suppress(OSError):
                     target_of.unlink(missing_ok=True) if kept is None else kept.replace(target_of)
             if isinstance(error, OSError):
-                raise InputError(f"cannot write {target}: {error.strerror or error}") from error
+                raise _refusal(target, error) from error
             raise
 
 
@@ -147,8 +147,15 @@ def _temporary_in(folder: Path, path: Path) -> Path:
         handle, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=path.suffix, dir=folder)
         os.close(handle)
     except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror}; choose a folder you may write to") from error
+        raise _refusal(path, error) from error
     return Path(name)
+
+
+def _refusal(path: Path, error: OSError) -> InputError:
+    """The error for a folder that cannot be made or written to."""
+    if isinstance(error, (FileExistsError, NotADirectoryError)):
+        return InputError(f"cannot write {path}: {error.filename} is a file; name a folder, or move the file away")
+    return InputError(f"cannot write {path}: {error.strerror}; choose a folder you may write to")
 
 
 def _mode(path: Path) -> int:

@@ -178,8 +178,8 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
 def parse_bytes(text: str) -> int:
     """Read "4GB", "800 MB" or "1.5 TB": a number of bytes. Raises `InputError` for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])i?B?\s*", text, re.IGNORECASE)
-    if match is None:
-        raise InputError(f"memory_budget is {text!r}; it must be like 4GB or 800MB")
+    if match is None or len(match[1]) > 12:
+        raise InputError(f"memory_budget is {text[:40]!r}; it must be like 4GB or 800MB")
     return round(float(match[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()])
 
 

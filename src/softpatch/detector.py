@@ -9,7 +9,6 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -264,8 +263,8 @@ class Detector:
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
-        if threshold is not None and not (isinstance(threshold, (int, float)) and 0 <= threshold < inf):
-            raise InputError(f"threshold is {threshold!r}; it must be a number, 0 or more")
+        if isinstance(threshold, bool) or not (threshold is None or _is_score(threshold)):
+            raise InputError(f"threshold is {repr(threshold)[:40]}; it must be a number, 0 or more")
         strictness = 1.0 if threshold is None or not self.threshold else threshold / self.threshold
         framing = Framing(self.settings.resize, self.settings.crop)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
@@ -306,6 +305,10 @@ class Detector:
                 )
             done += len(batch)
             progress("predict", done, len(refs))
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, (int, float)) and 0 <= value < 1e30
 
 
 def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,7 +43,8 @@ def progress_bar() -> Iterator[Progress]:
 
 def say(message: str) -> None:
     """Print a line of information to standard error, whatever characters a file name brings into it."""
-    print(printable(message), file=sys.stderr)
+    with suppress(OSError):  # whoever reads errors may be gone; that is none
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 def list_files(chosen: "ChosenImages") -> None:

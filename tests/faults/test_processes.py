@@ -89,3 +89,11 @@ def test_a_terminal_of_few_letters(plates: Path, tmp_path: Path) -> None:
     )
     assert (run.returncode, run.stdout.isascii()) == (0, True)
     assert b"Pr\\xfcfung: learned from 12 images" in run.stdout
+
+
+def test_a_reader_that_left_does_not_fail_a_run(plates: Path, tmp_path: Path) -> None:
+    fit = " ".join(f"'{part}'" for part in command("fit", plates, "-o", tmp_path / "m", *TINY))
+    for line in (f"{fit} | true", f"{fit} --list | true"):
+        assert subprocess.run(["bash", "-c", f"{line}; exit ${{PIPESTATUS[0]}}"], check=False).returncode == 0
+    wrong = " ".join(command("bogus"))
+    assert subprocess.run(["bash", "-c", f"{wrong} 2>/dev/full"], check=False).returncode == 2

@@ -145,6 +145,9 @@ def read_tasks(path: Path) -> list[Task]:
 def combinations(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     """One record for every combination of the values that are lists; protocol "clean" is taken for a ratio of 0."""
     choices = [value if _is_choice(name, value) else [value] for name, value in entry.items()]
+    empty = next((name for name, choice in zip(entry, choices, strict=True) if not choice), None)
+    if empty:
+        raise InputError(f"{empty} is an empty list, which makes no task; give it a value")
     if prod(len(choice) for choice in choices) > _MOST_TASKS:
         raise InputError(f"the lists of values make more than {_MOST_TASKS:,} tasks; divide them among several files")
     records = [dict(zip(entry, values, strict=True)) for values in product(*choices)]

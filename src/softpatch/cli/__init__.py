@@ -42,15 +42,20 @@ def main(arguments: list[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
     except _USAGE_ERROR as error:
         _fail(f"{error.format_message()} See softpatch --help.")
     except SoftPatchError as error:
         _fail(str(error))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our output left; say no more
-        sys.exit(1)
+    except BrokenPipeError:  # the reader of our output left; say no more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except SystemExit as leaving:
+        if not isinstance(leaving.__context__, BrokenPipeError):  # which typer makes a failure
+            raise
+        status = 0
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}")
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}")
     except Exception as error:
         if is_out_of_memory(error):
             _fail(

@@ -53,6 +53,7 @@ def bench_run(
 ) -> None:
     """Run tasks, and append a row with everything that was measured for each."""
     from softpatch.atomic import check_can_write
+    from softpatch.bench.methods import METHODS
     from softpatch.bench.rows import Row
     from softpatch.bench.runner import failures, run_tasks
     from softpatch.bench.task import read_tasks, task_of
@@ -70,6 +71,11 @@ def bench_run(
         more = {"layout": layout, "backbone": backbone, "weights": weights, "seed": seed, "budget": budget}
         given = {**values, **more, "coreset_ratio": coreset_ratio}
         chosen = [task_of({name: value for name, value in given.items() if value is not None})]
+        run = METHODS[chosen[0].method].run
+        if budget != "paper" and run not in ("cflow", "igd"):
+            raise InputError(f"--budget {budget} does not apply: {method} trains no network")
+        if coreset_ratio is not None and run not in ("patches", "images"):
+            raise InputError(f"--coreset-ratio {coreset_ratio} does not apply: {method} has no coreset")
     check_can_write(output)
     found: list[Row] = []
     runtime = Runtime(device, workers=workers, offline=offline, memory_budget=memory_budget)
@@ -98,7 +104,10 @@ def bench_summary(
     from softpatch.terminal import printable
 
     if not rows.is_file():
-        raise InputError(f"{rows} does not exist; give a file of rows that `softpatch bench run` wrote")
+        problem = "is a folder" if rows.is_dir() else "does not exist"
+        raise InputError(f"{rows} {problem}; give a file of rows that `softpatch bench run` wrote")
+    if rows.resolve().parent == output.resolve() and rows.suffix in (".md", ".csv", ".png"):
+        raise InputError(f"{rows} may be overwritten by a result; choose another folder with -o")
     measured = read_rows(rows)
     found = tables(measured)
     parts = {"summary.md": as_markdown(found), "summary.csv": as_csv(found)}

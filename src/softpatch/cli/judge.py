@@ -22,7 +22,6 @@ from softpatch.cli.options import (
     Workers,
 )
 from softpatch.config import Runtime
-from softpatch.errors import InputError
 
 
 def predict(
@@ -51,11 +50,11 @@ def predict(
     from softpatch.data.inputs import choose_images
     from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
-    from softpatch.review.tables import write_skipped
+    from softpatch.review.tables import SKIPPED, TABLES
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
     if not list_only:
-        for name in ("predictions.csv", "predictions.jsonl", "skipped.csv"):
+        for name in TABLES:
             check_can_write(output / name)
     chosen = choose_images(images, "predict", layout=layout, category=category)
     if list_only:
@@ -78,9 +77,10 @@ def predict(
             predictions = estimator.predict_each(
                 chosen.refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
             )
-            verdicts, unlike = write_outputs(predictions, chosen.refs, output, maps=maps, overlays=overlays)
-        write_skipped(skipped, output / "skipped.csv")
-        table = output / "skipped.csv"
+            verdicts, unlike = write_outputs(
+                predictions, chosen.refs, output, maps=maps, overlays=overlays, skipped=skipped, keep=[model]
+            )
+        table = output / SKIPPED
     finally:
         list_skipped(skipped, table)
     list_passed_over(chosen)
@@ -117,8 +117,7 @@ def evaluate(
 
     if json_file is not None:
         check_can_write(json_file)
-        if json_file.exists() and json_file.suffix != ".json":
-            raise InputError(f"{json_file} exists and is no .json file; name another with --json")
+        evaluation.check_can_replace(json_file)
     opened = open_dataset(dataset, layout=layout, category=category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:

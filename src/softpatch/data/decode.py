@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -47,7 +48,7 @@ _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile], str], ...] = (
     (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile, "WebP"),
     (re.compile(rb"GIF8[79]a"), GifImageFile, "GIF"),
     (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), Jpeg2KImageFile, "JPEG 2000"),
-    (re.compile(rb"P[1-6]\s"), PpmImageFile, "PGM"),
+    (re.compile(rb"P[1-6]\s+[#0-9]"), PpmImageFile, "PGM"),
 )
 """Which of Pillow's decoders reads a file, by its first bytes. `Image.open` would add formats that run other
 programs, and a size limit of its own."""
@@ -109,6 +110,8 @@ def opened(path: Path) -> Iterator[Image.Image | Tensor]:
             yield pixels
             return
         with decoder(path) as image, _bounded(*image.size):
+            if isinstance(image, PngImageFile):
+                _refuse_early_end(image, path)
             yield _whole_jpeg(image, path) if isinstance(image, JpegImageFile) else image
 
 
@@ -138,6 +141,29 @@ def _whole_jpeg(image: JpegImageFile, path: Path) -> Image.Image:
     whole = Image.fromarray(pixels.squeeze())
     whole.info = image.info  # its EXIF among it
     return whole
+
+
+def _refuse_early_end(image: PngImageFile, path: Path) -> None:
+    """Refuse a PNG whose data ends before its rows do: Pillow leaves the rest black.
+
+    Data is counted only where the last row is black.
+    """
+    width, height = image.size
+    image.load()
+    last_row = [image.getpixel((x, height - 1)) for x in range(0, width, max(1, width // 16))]
+    if np.any(np.array(last_row)):
+        return
+    content, place = path.read_bytes(), 8
+    bits, colour, interlaced = content[24], content[25], content[28]
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
+    unpacked, stream = 0, zlib.decompressobj()
+    while place + 8 <= len(content):
+        length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
+        if kind == b"IDAT":
+            unpacked += len(stream.decompress(content[place + 8 : place + 8 + length]))
+        place += 12 + length
+    if not interlaced and unpacked < height * (1 + (width * channels * bits + 7) // 8):
+        raise ImageError("the file is cut short or damaged: its data ends before its last row")
 
 
 @contextmanager
@@ -170,8 +196,8 @@ def _rgb(image: Image.Image) -> Tensor:
     top = _stated_top(image)
     inverted = isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0
     if not image.mode.startswith(("I", "F")):
-        if image.has_transparency_data:
-            layer = image.convert("RGBA")
+        layer = image.convert("RGBA") if image.has_transparency_data else None
+        if layer and layer.getchannel("A").getextrema() != (0, 0):  # an alpha that is 0 everywhere is unset
             image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
         return _upright_rgb(np.asarray(image.convert("RGB")), orientation)
     pixels = np.asarray(image)
@@ -209,7 +235,9 @@ def _read_uncompressed_tiff(path: Path) -> Tensor | None:
         return None
     with file:
         page = file.pages.first
-        if not page.dataoffsets or not all(page.dataoffsets) or not all(page.databytecounts):
+        planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        strips = 1 if page.is_tiled else planes * -(-page.imagelength // max(1, page.rowsperstrip))
+        if len(page.dataoffsets) < strips or not all(page.dataoffsets) or not all(page.databytecounts):
             raise ImageError("the file is cut short or damaged: it lacks some of its strips")
         if page.compression != 1 or page.photometric not in (0, 1, 2) or page.bitspersample % 8:
             return None

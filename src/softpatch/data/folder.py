@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from softpatch.data.decode import is_picture
+from torch import Tensor
+
+from softpatch.data.decode import is_picture, opened
 from softpatch.data.masks import looks_like_mask, stem_of_image
-from softpatch.errors import InputError
+from softpatch.errors import ImageError, InputError
 
 IMAGE_SUFFIXES = (
     ".png",
@@ -38,14 +40,24 @@ PREDICTIONS = "predictions.jsonl"
 """The table that `predict` leaves in a folder, beside its `maps` and `overlays`."""
 
 _THUMBNAIL_FOLDERS = {"@eadir", "__macosx", ".thumbnails", ".@__thumb", "thumbnails", "thumbs", "thumbnail", "thumb"}
-_SYSTEM_FOLDERS = {"$recycle.bin", "#recycle", "#snapshot", "system volume information", "lost+found"}
-_DEPTH_FOLDERS = {"xyz", "depth", "depths", "pcd", "disparity", "pointcloud"}
+_SYSTEM_FOLDERS = {
+    "$recycle.bin",
+    "#recycle",
+    "@recycle",
+    "recycler",
+    "~snapshot",
+    "#snapshot",
+    "system volume information",
+    "lost+found",
+}
+_DEPTH_FOLDERS = {"xyz", "depth", "depths", "depth_map", "depth_maps", "depth images", "pcd", "disparity", "heightmap"}
 _TRUTH_FOLDERS = {"ground_truth", "groundtruth", "ground-truth", "gt"}
 _DERIVED = re.compile(
     r"^(?:(?P<begin>thumb|thumbnail|depth)[-_. ](?P<after>.+)"
     r"|(?P<before>.+)[-_. ](?P<end>thumb|thumbnail|depth|normals|[0-9]+x[0-9]+))$",
     re.IGNORECASE,
 )
+_COLOUR = re.compile(r"^(colou?r|rgb|image|img)[-_. ]|[-_. ](colou?r|rgb|image|img)$", re.IGNORECASE)
 _NAMED_FOR_MASKS = {*_TRUTH_FOLDERS, "mask", "masks"}
 _SAMPLE = 3  # pictures of a folder that are looked at before all of them are
 _SHOWN = 4  # groups that are named in a line
@@ -184,7 +196,21 @@ def _has_suffix(path: Path) -> bool:
 
 def _is_known(path: Path) -> bool:
     """Whether a file is by its suffix no picture, or no file to open and look at."""
-    known = (".txt", ".csv", ".json", ".jsonl", ".xml", ".md", ".py", ".safetensors", ".pt", ".pth", ".npy", ".zip")
+    known = (
+        ".txt",
+        ".log",
+        ".csv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".md",
+        ".py",
+        ".safetensors",
+        ".pt",
+        ".pth",
+        ".npy",
+        ".zip",
+    )
     return path.suffix.lower() in known or not path.is_file()
 
 
@@ -202,7 +228,7 @@ def _depth_maps(folders: dict[Path, list[Path]], root: Path) -> list[PassedOver]
     return [
         PassedOver(path, "depth map", f"in `{_below(folder, root)}`")
         for folder, paths in folders.items()
-        if folder != root and folder.name.lower() in _DEPTH_FOLDERS
+        if _parts(folder, root) & _DEPTH_FOLDERS
         for path in paths
         if stems[path.stem] > 1
     ]
@@ -212,14 +238,27 @@ def _derived(folders: dict[Path, list[Path]]) -> list[PassedOver]:
     """Pictures named as the thumbnail or the depth map of a picture beside them."""
     found = []
     for paths in folders.values():
-        stems = {path.stem for path in paths}
+        stems = {path.stem for path in paths if not _DERIVED.match(path.stem)}
+        stems |= {_COLOUR.sub("", stem) for stem in stems}  # `color_1` and `1_rgb` are images of which `depth_1` is one
         for path in paths:
             match = _DERIVED.match(path.stem)
             if match and (match["after"] or match["before"]) in stems:
                 word = match["begin"] or match["end"]
                 kind = "depth map" if word.lower() in ("depth", "normals") else "thumbnail"
+                if word[0].isdigit() and word != _size(path):
+                    continue  # the place of a tile, perhaps
                 found.append(PassedOver(path, kind, f"`*{word}*{path.suffix}`"))
     return found
+
+
+def _size(path: Path) -> str:
+    """Width and height of a picture as "150x100", or "" where it cannot be read."""
+    try:
+        with opened(path) as image:
+            width, height = image.shape[:0:-1] if isinstance(image, Tensor) else image.size
+            return f"{width}x{height}"
+    except ImageError:
+        return ""
 
 
 def _masks(folders: dict[Path, list[Path]], root: Path, passed: set[Path]) -> list[PassedOver]:
@@ -240,8 +279,8 @@ def _masks(folders: dict[Path, list[Path]], root: Path, passed: set[Path]) -> li
     if len(suspects) == len(rest):
         return found
     for folder, paths in suspects.items():
-        is_truth = bool(_parts(folder, root) & _TRUTH_FOLDERS)
-        masks = [path for path in paths if is_truth or looks_like_mask(path)]
+        is_truth, named = (bool(_parts(folder, root) & names) for names in (_TRUTH_FOLDERS, _NAMED_FOR_MASKS))
+        masks = [path for path in paths if is_truth or looks_like_mask(path, named=named)]
         found += [PassedOver(path, "mask", f"in `{_below(folder, root)}`") for path in masks]
     return found
 
@@ -259,7 +298,7 @@ def _masks_beside(paths: Sequence[Path]) -> list[PassedOver]:
     unnamed = set(others)
     found = []
     if named and any(not looks_like_mask(path) for path in others[:: max(1, len(others) // _SAMPLE)]):
-        found = [PassedOver(path, "mask", f"`{_pattern(path)}`") for path in named if looks_like_mask(path)]
+        found = [PassedOver(path, "mask", f"`{_pattern(path)}`") for path in named if looks_like_mask(path, named=True)]
     for same in by_stem.values():
         alike = [path for path in same if path in unnamed] if len(same) > 1 else []
         masks = [path for path in alike if looks_like_mask(path)]
@@ -285,16 +324,19 @@ def _may_hold_masks(folder: Path, root: Path, paths: list[Path], by_stem: dict[s
     if _parts(folder, root) & _TRUTH_FOLDERS:
         return True
     if _parts(folder, root) & _NAMED_FOR_MASKS:
-        return any(looks_like_mask(path) for path in paths[:: max(1, len(paths) // _SAMPLE)][:_SAMPLE])
-    pairs = [(path, partner) for path in paths if (partner := _partner(path, by_stem)) is not None]
+        return any(looks_like_mask(path, named=True) for path in paths[:: max(1, len(paths) // _SAMPLE)][:_SAMPLE])
+    pairs = [(path, partners) for path in paths if (partners := _partners(path, by_stem))]
     if folder == root or len(pairs) < len(paths) / 2:
         return False
     step = max(1, len(pairs) // _SAMPLE)
-    return all(looks_like_mask(path) and not looks_like_mask(partner) for path, partner in pairs[::step][:_SAMPLE])
+    return all(
+        looks_like_mask(path) and any(not looks_like_mask(partner) for partner in partners)
+        for path, partners in pairs[::step][:_SAMPLE]
+    )
 
 
-def _partner(path: Path, by_stem: dict[str, list[Path]]) -> Path | None:
-    """A picture in another folder that this one may be the mask of, by its name."""
+def _partners(path: Path, by_stem: dict[str, list[Path]]) -> list[Path]:
+    """Pictures in other folders that this one may be the mask of, by its name."""
     stem = path.stem.casefold()
     named = [*by_stem.get(stem, ()), *by_stem.get(stem_of_image(stem), ())]
-    return next((other for other in named if other.parent != path.parent), None)
+    return [other for other in named if other.parent != path.parent][:_SAMPLE]

@@ -76,7 +76,7 @@ def _path(given: str | Path) -> Path:
 def _of_folder(folder: Path, purpose: Purpose, layout: str, category: str | None) -> ChosenImages:
     dataset = open_dataset(folder, layout=layout, category=category)
     note = f"{folder} is a dataset in the {dataset.layout} layout; only its {{}} images are used."
-    notes: tuple[str, ...] = ()
+    notes = dataset.notes if layout == "auto" and dataset.layout == "folder" else ()
     samples = tuple(sorted((*dataset.train, *dataset.test), key=lambda sample: sample.path))
     if purpose == "train" and dataset.layout != "folder":
         samples = dataset.train
@@ -113,6 +113,8 @@ def _named(images: Images) -> ChosenImages:
 
 
 def _of_array(array: np.ndarray, start: int = 0) -> tuple[ImageRef, ...]:
+    if isinstance(array, np.ma.MaskedArray):
+        raise InputError("an image array has no masked values; fill them first")
     if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not all(array.shape[1:]):
         raise InputError(
             f"an image array is (N, H, W, 3) uint8, not {array.shape} {array.dtype}; for floats give a tensor"

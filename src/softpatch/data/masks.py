@@ -1,6 +1,7 @@
 """Masks: which pixels of an image are anomalous, whatever the file that says so, and what looks like such a file."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -8,15 +9,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from softpatch.data.decode import opened, rgb_tensor, upright
 from softpatch.errors import ImageError
 
-_LOSSY = ("JPEG", "WEBP", "JPEG2000")
 _FEW_LEVELS = 4
 _NEAR = 12  # grey levels that lossy compression moves a flat area by
 _MOSTLY = 0.97
+_ALIKE = 0.8  # share of pixels that equal their neighbour; a camera's noise leaves less than a third
+_RINGING = 8  # grey levels between neighbours in a flat area of a lossy format
+_VALUES_OF_LABELS = 8
 _ENDING = re.compile(
     r"[-_. ](mask|masks|gt|label|labels|seg|segmentation|annotation|groundtruth|truth)$", re.IGNORECASE
 )
@@ -26,47 +30,72 @@ _BEGINNING = re.compile(r"^(mask|gt|label|seg|segmentation|annotation|groundtrut
 def read_mask(path: Path) -> Tensor:
     """Read where a mask says that its image is anomalous: bool (H, W), upright by its EXIF orientation.
 
-    Any colour but black is anomalous, whatever its value and depth, and what is transparent is not; where all that is
-    not transparent is black, that is what was drawn. Of a lossy format what exceeds half of its largest value is.
-    Raises `ImageError` for a file that cannot be read.
+    Any colour but black is anomalous, whatever its value and depth, and what is clear is not; where all that is not
+    clear is black, that is what was drawn. Of a lossy format what exceeds half of its largest value is. Raises
+    `ImageError` for a file that cannot be read.
     """
     with opened(path) as image:
         if isinstance(image, Tensor):
             return image.amax(dim=0) > 0
-        orientation, is_lossy = image.getexif().get(0x0112), _format(path) in _LOSSY
         image.load()
         if image.mode.startswith(("I", "F")):
             return rgb_tensor(image).amax(dim=0) > 0  # turned already
-        seen = np.ones(image.size[::-1], dtype=bool)  # (H, W)
-        if image.has_transparency_data:
-            layer = np.asarray(image.convert("RGBA"))
-            values, seen = layer[..., :3].max(axis=2), layer[..., 3] > 127
-        else:
-            values = np.asarray(image.convert("RGB")).max(axis=2)
-        marked_pixels = (values > (values.max(initial=0) // 2 if is_lossy else 0)) & seen
-        if not marked_pixels.any() and not seen.all():
-            marked_pixels = seen
-        return torch.from_numpy(upright(marked_pixels, orientation).copy())
+        values, seen = _values_and_alpha(image)
+        marked = (values > _least(values, _is_lossy(image, path))) & seen
+        if not marked.any() and not seen.all():
+            marked = seen
+        if not marked.any() and _is_deep_colour(image, path):
+            raise ImageError("the mask is of 16-bit colour, whose small values are lost; save it in grey")
+        return torch.from_numpy(upright(marked, image.getexif().get(0x0112)).copy())
 
 
-def _format(path: Path) -> str:
+def _values_and_alpha(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The largest of the channels (H, W), and which pixels are not clear; an alpha that is 0 everywhere is unset."""
+    if image.has_transparency_data:
+        layer = np.asarray(image.convert("RGBA"))
+        if layer[..., 3].any():
+            return layer[..., :3].max(axis=2), layer[..., 3] > 0
+    values: NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(axis=2)
+    return values, np.ones(values.shape, dtype=bool)
+
+
+def _least(values: NDArray[np.uint8], is_lossy: bool) -> int:
+    """The largest value that is not anomalous. A lossy format that has few values lost nothing."""
+    if not is_lossy or np.count_nonzero(np.bincount(values.ravel(), minlength=256)) <= _VALUES_OF_LABELS:
+        return 0
+    return int(values.max(initial=0)) // 2
+
+
+def _is_lossy(image: Image.Image, path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(12)
-    if start.startswith(b"\xff\xd8"):
-        return "JPEG"
-    if start.startswith(b"RIFF"):
-        return "WEBP"
-    return "JPEG2000" if start.startswith((b"\0\0\0\x0cjP", b"\xff\x4f")) else ""
+    return (
+        start.startswith((b"\xff\xd8", b"RIFF", b"\0\0\0\x0cjP", b"\xff\x4f"))
+        or image.info.get("compression") == "jpeg"
+    )
 
 
-def looks_like_mask(path: Path) -> bool:
-    """Whether an image is flat areas of few grey levels, black the most frequent or the only other: no photograph.
+def _is_deep_colour(image: Image.Image, path: Path) -> bool:
+    """Whether a PNG or TIFF has colours of 16 bits, of which Pillow reads the upper 8."""
+    with path.open("rb") as file:
+        start = file.read(26)
+    if start.startswith(b"\x89PNG"):
+        return start[24] == 16 and start[25] in (2, 6)
+    return isinstance(image, TiffImageFile) and max(image.tag_v2.get(258) or (8,)) > 8
 
-    False for a file that cannot be read.
+
+def looks_like_mask(path: Path, *, named: bool = False) -> bool:
+    """Whether an image is flat areas of few grey levels: no photograph.
+
+    Unless it is `named` as a mask, black must be frequent, or the only other level. False for a file that cannot be
+    read.
     """
+    ringing = 0
     try:
         with opened(path) as image:
             grey = image.amax(dim=0).mul(255).round().byte().numpy() if isinstance(image, Tensor) else _greys(image)
+            if not isinstance(image, Tensor) and _is_lossy(image, path):
+                ringing = _RINGING
     except ImageError:
         return False
     counts = np.bincount(grey.ravel(), minlength=256)
@@ -74,23 +103,25 @@ def looks_like_mask(path: Path) -> bool:
     for _ in range(_FEW_LEVELS):
         peak = int(np.where(explained, 0, counts).argmax())
         explained[max(0, peak - _NEAR) : peak + _NEAR + 1] = True
-    is_flat = counts[explained].sum() >= _MOSTLY * grey.size
-    return bool(is_flat and (counts[: _NEAR + 1].sum() > 0.2 * grey.size or (counts > 0).sum() <= 2))
+    is_flat = counts[explained].sum() >= _MOSTLY * grey.size and _alike(grey, ringing) >= _ALIKE
+    is_dark = counts[: _NEAR + 1].sum() > 0.2 * grey.size or (counts > 0).sum() <= 2
+    return bool(is_flat and (named or is_dark))
+
+
+def _alike(grey: NDArray[np.uint8], difference: int) -> float:
+    """The share of pixels (H, W) that differ by no more than that from the pixel beside them."""
+    return float((np.abs(np.diff(grey.astype(np.int16), axis=1)) <= difference).mean()) if grey.shape[1] > 1 else 1.0
 
 
 def _greys(image: Image.Image) -> NDArray[np.uint8]:
     """The largest of the channels (H, W), deep values brought to 8 bits by their own maximum; clear pixels are 0."""
     image.load()
-    values = np.asarray(image).astype(np.float64)
     if image.mode.startswith(("I", "F")):
-        values = np.nan_to_num(values, posinf=0.0, neginf=0.0).clip(0, None)
-        values *= 255 / max(values.max(initial=0.0), 1e-300)
-    elif image.has_transparency_data:
-        layer = np.asarray(image.convert("RGBA"))
-        values = np.where(layer[..., 3] > 127, layer[..., :3].max(axis=2), 0)
-    else:
-        values = np.asarray(image.convert("RGB")).max(axis=2)
-    return values.astype(np.uint8)
+        deep = np.nan_to_num(np.asarray(image).astype(np.float64), posinf=0.0, neginf=0.0).clip(0, None)
+        greys: NDArray[np.uint8] = (deep * 255 / max(deep.max(initial=0.0), 1e-300)).astype(np.uint8)
+        return greys
+    values, seen = _values_and_alpha(image)
+    return values * seen
 
 
 def stem_of_image(stem: str) -> str:
@@ -105,25 +136,32 @@ def match_masks(images: Iterable[Path], masks: Sequence[Path]) -> tuple[dict[Pat
     (`000_mask.png`, `000_GT.PNG`, `label-000.bmp`), or lies in a folder of that name (`000/001.png`).
     Of several stems that fit, the longest is meant.
     """
-    by_stem = {image.stem.casefold(): image for image in images}
-    found: dict[Path, list[Path]] = {image: [] for image in by_stem.values()}
+    by_stem: dict[str, list[Path]] = {}
+    for image in images:
+        by_stem.setdefault(_key(image.stem), []).append(image)
+    found: dict[Path, list[Path]] = {image: [] for same in by_stem.values() for image in same}
     unmatched = []
     for mask in masks:
-        image = _image_of(mask, by_stem)
-        if image is None:
-            unmatched.append(mask)
-        else:
+        same = _images_of(mask, by_stem)
+        for image in same:
             found[image].append(mask)
+        if not same:
+            unmatched.append(mask)
     return {image: tuple(sorted(paths)) for image, paths in found.items()}, unmatched
 
 
-def _image_of(mask: Path, by_stem: Mapping[str, Path]) -> Path | None:
-    stem, folder = mask.stem.casefold(), mask.parent.name.casefold()
-    if folder in by_stem and folder != by_stem[folder].parent.name.casefold():
+def _key(stem: str) -> str:
+    """A name as it is compared: without case, and with accents as one letter, however they were written."""
+    return unicodedata.normalize("NFC", stem).casefold()
+
+
+def _images_of(mask: Path, by_stem: Mapping[str, list[Path]]) -> list[Path]:
+    stem, folder = _key(mask.stem), _key(mask.parent.name)
+    if folder in by_stem and folder != _key(by_stem[folder][0].parent.name):
         return by_stem[folder]
     for name in (stem, stem_of_image(stem)):
         if name in by_stem:
             return by_stem[name]
     cuts = [place for place in range(1, len(stem)) if not stem[place].isalnum()]
     parts = [stem[:place] for place in reversed(cuts)] + [stem[place + 1 :] for place in cuts]
-    return next((by_stem[part] for part in parts if part in by_stem), None)
+    return next((by_stem[part] for part in parts if part in by_stem), [])

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from softpatch.atomic import replacing
-from softpatch.config import DEFAULT_PRESET
+from softpatch.config import DEFAULT_PRESET, preset_settings
 from softpatch.data.demo import TRUTH_TABLE, write_demo_dataset
 from softpatch.data.layouts import Sample, open_dataset
 from softpatch.errors import InputError
@@ -31,6 +31,7 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> lis
     """
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "images" / TRUTH_TABLE).is_file():
         raise InputError(f"{folder} holds other files; name a new folder for the demo")
+    preset_settings(DEFAULT_PRESET, {"seed": seed})  # a seed out of range is told of before the pictures are drawn
     dataset = open_dataset(write_demo_dataset(folder / "images", seed=seed), layout="mvtec")
     refs = [sample.ref for sample in dataset.test]
     evaluations: dict[str, Evaluation] = {}

@@ -1,8 +1,10 @@
 """Compare a detector's answers with the truth of a dataset."""
 
+import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,18 @@ def evaluate(
         false_alarms=int((called & ~truth).sum()),
         missed=int((~called & truth).sum()),
     )
+
+
+def check_can_replace(path: Path) -> None:
+    """Raise `InputError` where a file lies that does not hold the figures of an evaluation."""
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size < 100_000 else None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not {"image_auroc", "false_alarms"} <= found.keys():
+        raise InputError(f"{path} exists and holds no figures of an evaluation; name another file with --json")
 
 
 def notes(result: Evaluation) -> list[str]:

@@ -13,6 +13,9 @@ from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import SkippedImage
 from softpatch.results import Prediction
 
+CSV, SKIPPED = "predictions.csv", "skipped.csv"
+TABLES = (CSV, PREDICTIONS, SKIPPED)
+"""The tables that `predict` leaves in a folder."""
 COLUMNS = ("path", "image_score", "threshold", "check_threshold", "is_anomalous", "verdict", "peak_x", "peak_y")
 
 
@@ -33,7 +36,7 @@ def prediction_tables(folder: Path) -> Iterator[WriteRow]:
     `image_score` and the thresholds are in the detector's units, `peak_x` and `peak_y` in pixels of the original image.
     """
     with ExitStack() as stack:
-        csv_path = stack.enter_context(replacing(folder / "predictions.csv"))
+        csv_path = stack.enter_context(replacing(folder / CSV))
         json_path = stack.enter_context(replacing(folder / PREDICTIONS))
         csv_file = stack.enter_context(_csv_file(csv_path))
         json_file = stack.enter_context(json_path.open("w", encoding="utf-8"))

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from softpatch.data.folder import look_into
-from softpatch.data.layouts.samples import GOOD, Dataset, Layout, Sample, child, mask_notes
+from softpatch.data.layouts.samples import Dataset, Layout, Sample, child, labelled_by_mask, mask_notes
 from softpatch.data.masks import match_masks
 from softpatch.errors import InputError
 
@@ -27,10 +27,7 @@ def _labelled(part: Path) -> tuple[tuple[Sample, ...], list[Path]]:
     if not images:
         raise InputError(f"{part} holds no images; complete the dataset")
     by_image, unmatched = match_masks(images, look_into(labels).images if labels else ())
-    samples = [
-        Sample(path, bool(by_image[path]), by_image[path], "defect" if by_image[path] else GOOD) for path in images
-    ]
-    return tuple(samples), unmatched
+    return tuple(labelled_by_mask(path, by_image[path]) for path in images), unmatched
 
 
 LAYOUT = Layout("dagm", "Train/Label and Test/Label", _fits, _read)

@@ -3,29 +3,37 @@
 SDD2 has the parts `train` and `test`; without them the images are divided here.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 from softpatch.data.folder import FolderContents, look_into
 from softpatch.data.layouts.samples import (
-    GOOD,
     Dataset,
     Layout,
     Sample,
+    child,
     held_out,
+    is_good,
+    labelled_by_mask,
     mask_notes,
     subfolders,
 )
-from softpatch.data.masks import match_masks, read_mask
-from softpatch.errors import ImageError, InputError
+from softpatch.data.masks import match_masks
+from softpatch.errors import InputError
 
-_PARTS = ("train", "test")
+_FIRST = 5  # folders that are looked at
+
+
+def _parts(folder: Path) -> list[Path]:
+    """The folders train and test, or none where one is missing."""
+    found = [child(folder, part) for part in ("train", "test")]
+    return [part for part in found if part is not None] if None not in found else []
 
 
 def _fits(folder: Path) -> bool:
-    if all((folder / part).is_dir() for part in _PARTS):
-        return all(_has_masks_beside(folder / part) for part in _PARTS)
-    return folder.is_dir() and any(_has_masks_beside(each) for each in subfolders(folder)[:1])
+    if parts := _parts(folder):
+        return all(_has_masks_beside(part) for part in parts)
+    inside = [each for each in subfolders(folder) if not each.name.startswith(("_", "@"))]
+    return not any(is_good(each.name) for each in inside) and any(map(_has_masks_beside, inside[:_FIRST]))
 
 
 def _has_masks_beside(folder: Path) -> bool:
@@ -38,8 +46,9 @@ def _has_masks_beside(folder: Path) -> bool:
 
 
 def _read(folder: Path) -> Dataset:
-    is_split = all((folder / part).is_dir() for part in _PARTS)
-    contents = [look_into(folder / part if is_split else folder) for part in (_PARTS if is_split else ("",))]
+    parts = _parts(folder)
+    is_split = bool(parts)
+    contents = [look_into(part) for part in parts or [folder]]
     labelled = [labelled_by_masks(each) for each in contents]
     samples = [part for part, _ in labelled]
     if not all(samples):
@@ -61,16 +70,8 @@ def labelled_by_masks(contents: FolderContents) -> tuple[tuple[Sample, ...], lis
         masks = [each.path for each in contents.passed_over if each.kind == "mask" and each.path.parent == folder]
         by_image, others = match_masks(images, masks)
         unmatched += others
-        samples += [_sample(path, by_image[path]) for path in images]
+        samples += [labelled_by_mask(path, by_image[path]) for path in images]
     return tuple(samples), unmatched
-
-
-def _sample(path: Path, masks: Sequence[Path]) -> Sample:
-    try:
-        marked = tuple(mask for mask in masks if bool(read_mask(mask).any()))
-    except ImageError as error:
-        raise InputError(f"a mask of {path} cannot be read: {error}") from error
-    return Sample(path, bool(marked), marked, "defect" if marked else GOOD)
 
 
 LAYOUT = Layout("kolektor", "images and masks beside them, named *_label or *_GT", _fits, _read)

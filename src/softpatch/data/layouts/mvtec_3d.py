@@ -8,6 +8,7 @@ from softpatch.data.layouts.samples import (
     Dataset,
     Layout,
     Sample,
+    child,
     is_good,
     kind_of,
     mask_notes,
@@ -19,7 +20,7 @@ from softpatch.errors import InputError
 
 
 def _fits(folder: Path) -> bool:
-    return (folder / "test").is_dir() and any((kind / "rgb").is_dir() for kind in subfolders(folder / "train"))
+    return (folder / "test").is_dir() and any(child(kind, "rgb") for kind in subfolders(folder / "train"))
 
 
 def _read(folder: Path) -> Dataset:
@@ -29,13 +30,14 @@ def _read(folder: Path) -> Dataset:
         for kind in subfolders(folder / "train")
         for path in _photographs(kind, passed_over).images
     ]
-    kinds = [kind for kind in subfolders(folder / "test") if (kind / "rgb").is_dir()]
+    kinds = [kind for kind in subfolders(folder / "test") if child(kind, "rgb")]
     need_good(folder / "test", [kind.name for kind in kinds])
     test: list[Sample] = []
     unmatched: list[Path] = []
     for kind in kinds:
         images = _photographs(kind, passed_over).images
-        masks = list(look_into(kind / "gt").images) if (kind / "gt").is_dir() else []
+        truth = child(kind, "gt")
+        masks = list(look_into(truth).images) if truth else []
         by_image, others = match_masks(images, masks)
         good = is_good(kind.name)
         unmatched += [] if good else others
@@ -48,10 +50,11 @@ def _read(folder: Path) -> Dataset:
 
 def _photographs(kind: Path, passed_over: list[PassedOver]) -> FolderContents:
     """What is in `rgb`; the heights beside it are noted as passed over."""
-    if (kind / "xyz").is_dir():
+    heights, colours = child(kind, "xyz"), child(kind, "rgb")
+    if heights:
         where = f"in `{kind.parent.name}/{kind.name}/xyz`"
-        passed_over += [PassedOver(path, "depth map", where) for path in look_into(kind / "xyz").images]
-    contents = look_into(kind / "rgb") if (kind / "rgb").is_dir() else FolderContents((), ())
+        passed_over += [PassedOver(path, "depth map", where) for path in look_into(heights).images]
+    contents = look_into(colours) if colours else FolderContents((), ())
     passed_over += contents.passed_over
     return contents
 

@@ -12,13 +12,13 @@ from softpatch.data.layouts.samples import MASK_FOLDERS, Dataset, Layout, child,
 
 
 def _fits(folder: Path) -> bool:
-    return (folder / "train").is_dir() and (folder / "test_public").is_dir()
+    return child(folder, "train") is not None and child(folder, "test_public") is not None
 
 
 def _read(folder: Path) -> Dataset:
-    test = folder / "test_public"
-    dataset = read_parts(folder, "mvtec-ad-2", folder / "train", test, child(test, *MASK_FOLDERS))
-    unread = [each for each in subfolders(folder) if each.name not in ("train", "test_public")]
+    train, test = child(folder, "train") or folder, child(folder, "test_public") or folder
+    dataset = read_parts(folder, "mvtec-ad-2", train, test, child(test, *MASK_FOLDERS))
+    unread = [each for each in subfolders(folder) if each not in (train, test)]
     others = [
         PassedOver(path, f"{each.name} image", f"in `{each.name}`")
         for each in unread

@@ -19,8 +19,11 @@ GOOD = "good"
 UNLABELLED = "unlabelled"
 MASK_FOLDERS = ("ground_truth", "groundtruth", "ground-truth", "gt", "mask", "masks")
 
-_GOOD_WORDS = {"good", "ok", "okay", "normal", "normals", "nominal", "pass", "passed", "free", "intact", "faultless"}
-_NO_DEFECT = re.compile(r"^(no|non|without)[-_ ]?(defect|defects|defective|anomaly|anomalies)$|^defect[-_ ]?free$")
+_GOOD_WORDS = {
+    *("good", "ok", "okay", "normal", "nominal", "pass", "passed", "free", "intact", "faultless", "undamaged"),
+    *("clean", "healthy", "perfect", "acceptable", "conform", "conforming", "defectless", "io", "gut"),
+}
+_NO_DEFECT = re.compile(r"(no|non|without)[-_ ]?(defects?|defective|anomaly|anomalies)([^a-z]|$)|defect[-_ ]?free")
 _NEGATIONS = {"not", "no", "non", "un", "bad", "ng", "ab"}
 _SHOWN = 3
 
@@ -112,8 +115,10 @@ def is_good(name: str) -> bool:
     [True, True, False, False, True]
     """
     lower = name.lower()
-    words = re.findall(r"[a-z]+", lower)
-    return bool(_NO_DEFECT.match(lower)) or (bool(_GOOD_WORDS & set(words)) and not _NEGATIONS & set(words))
+    words = re.findall(r"[a-z]+", lower)  # of more than two, the others say what is not: ok_button_missing
+    return bool(_NO_DEFECT.match(lower)) or (
+        len(words) <= 2 and bool(_GOOD_WORDS & set(words)) and not _NEGATIONS & set(words)
+    )
 
 
 def kind_of(name: str) -> str:
@@ -155,6 +160,15 @@ def need_good(part: Path, names: Iterable[str]) -> None:
         raise InputError(
             f"{part} holds the folders {listed}, and none is named as that of good images; name it {part}/good"
         )
+
+
+def labelled_by_mask(path: Path, masks: Sequence[Path]) -> Sample:
+    """An image that is anomalous where its masks mark any pixel. Raises `InputError` for one that cannot be read."""
+    try:
+        marked = tuple(mask for mask in masks if bool(read_mask(mask).any()))
+    except ImageError as error:
+        raise InputError(f"a mask of {path} cannot be read: {error}") from error
+    return Sample(path, bool(marked), marked, "defect" if marked else GOOD)
 
 
 def training_samples(part: Path, pictures: FolderContents) -> tuple[Sample, ...]:
