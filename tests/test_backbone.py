@@ -244,3 +244,12 @@ print(load_backbone("test_resnet", weights="random", image_size=64).layers)
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == ["operator torchvision::nms does not exist", "('layer2', 'layer3')"]
+
+
+def test_weights_of_zeros_alone_are_refused(tmp_path: Path) -> None:
+    model = _import_timm().create_model("test_resnet")
+    save_file(
+        {key: torch.zeros_like(value) for key, value in model.state_dict().items()}, tmp_path / "zeros.safetensors"
+    )
+    with pytest.raises(WeightsError, match="of zeros alone, which see nothing"):
+        load_backbone("test_resnet", weights=str(tmp_path / "zeros.safetensors"), image_size=SIZE)

@@ -3,6 +3,7 @@
 import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
 import huggingface_hub
 import pytest
@@ -194,3 +195,13 @@ def test_without_a_network(monkeypatch: pytest.MonkeyPatch, failure: Exception) 
 def test_a_backbone_without_pretrained_weights() -> None:
     with pytest.raises(WeightsError, match="no pretrained weights of backbone 'tiny' are known; give a file"):
         hub_file("tiny", None, offline=False)
+
+
+def test_a_compressed_torch_file_is_refused_before_it_unfolds(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(4_000_000)}, tmp_path / "plain.pt")
+    read_weights(tmp_path / "plain.pt")
+    with ZipFile(tmp_path / "plain.pt") as plain, ZipFile(tmp_path / "deflated.pt", "w", ZIP_DEFLATED) as deflated:
+        for name in plain.namelist():
+            deflated.writestr(name, plain.read(name))
+    with pytest.raises(WeightsError, match="is compressed, which torch does not do"):
+        read_weights(tmp_path / "deflated.pt")

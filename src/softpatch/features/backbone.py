@@ -236,7 +236,7 @@ def _load(model: nn.Module, state: dict[str, Tensor], path: Path) -> None:
                 f"weights file {path} has {key!r} of shape {tuple(state[key].shape)}, but the backbone needs "
                 f"{tuple(needed[key].shape)}; give the weights of this very model"
             )
-        if state[key].ndim > 1 and not state[key].any():
+        if key.endswith("weight") and state[key].ndim > 1 and not state[key].any():
             raise WeightsError(f"weights file {path} has {key!r} of zeros alone, which see nothing; fetch it again")
         if not state[key].isfinite().all():
             raise WeightsError(
