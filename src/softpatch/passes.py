@@ -32,10 +32,6 @@ def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, 
     return (rows, columns), patch_embeddings(maps, settings.embedding_dim).shape[2]
 
 
-COPY_OF = "the same image as "
-"""How the reason begins why a copy was left out."""
-
-
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What the first pass found: the N images that could be read, each with the digest of what was seen of it,
@@ -123,7 +119,9 @@ def full_embeddings(
     for batch, _, images in _read(seen.refs, settings, runtime, None):
         for ref, before, now in zip(batch, seen.digests[done:], pixel_digests(images), strict=False):
             if before != now:
-                raise ImageError(f"{ref.name} was changed while it was learned from; leave images alone until then")
+                raise ImageError(
+                    f"{ref.name} was changed while it was learned from; leave images alone until fit is done"
+                )
         embeddings = _embeddings_of_copies(images, seen.symmetries, backbone, settings)
         bounds = torch.tensor([done, done + len(batch)]) * of_image
         first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
@@ -158,7 +156,7 @@ def _distinct(
             if digest not in seen:
                 seen[digest], new[digest] = ref, number
             elif on_skip:
-                on_skip(SkippedImage(ref.name, f"{COPY_OF}{seen[digest].name}"))
+                on_skip(SkippedImage(ref.name, f"the same image as {seen[digest].name}"))
         if new:
             chosen = list(new.values())
             yield [batch[number] for number in chosen], images if len(chosen) == len(batch) else images[chosen]
