@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 
+from faults.cases import ROW
 from softpatch.bench import cflow, igd, mutual, padim, runner, summary
 from softpatch.bench.figures import draw_figures
 from softpatch.bench.methods import METHODS
@@ -254,22 +255,6 @@ def test_several_processes_give_the_same_rows(plate_folder: Path) -> None:
     assert sorted([row[name] for name in measured] for row in there) == sorted(
         [row[name] for name in measured] for row in here
     )
-
-
-ROW = {
-    "task_key": "{}",
-    "data": "d",
-    "category": "c",
-    "method": "patchcore",
-    "protocol": "clean",
-    "noise_ratio": 0,
-    "seed": 0,
-    "backbone": "b",
-    "weights": "w",
-    "error": None,
-    "image_auroc": 0.5,
-    "pixel_auroc": None,
-}
 
 
 @pytest.mark.parametrize(

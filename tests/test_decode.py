@@ -3,6 +3,7 @@ import os
 import struct
 import subprocess
 import sys
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -502,3 +503,12 @@ def test_a_packed_tiff_that_lists_too_few_strips(tmp_path: Path) -> None:
     (tmp_path / "a.tif").write_bytes(content.replace(rows, struct.pack("<HHII", 278, 4, 1, 4)))
     with pytest.raises(ImageError, match="lacks some of its strips"):
         read_image(tmp_path / "a.tif")
+
+
+def test_a_png_that_unfolds_to_more_than_its_pixels_is_not_unfolded(tmp_path: Path) -> None:
+    (tmp_path / "bomb.png").write_bytes(png(7, 5, data=zlib.compress(bytes(300_000_000), 9)))
+    tracemalloc.start()
+    assert read_image(tmp_path / "bomb.png").sum() == 0
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 20_000_000

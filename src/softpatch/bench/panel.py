@@ -44,7 +44,7 @@ def keep_maps(path: Path, samples: Sequence[Sample], maps: Sequence[NDArray[np.f
 
     shown: dict[str, int] = {}
     for number, sample in enumerate(samples):
-        if sample.is_anomalous and sample.is_mask_known:
+        if sample.mask_paths:
             shown.setdefault(sample.kind, number)
     chosen = [samples[number] for number in shown.values()]
     side = framing.crop

@@ -19,7 +19,7 @@ except ImportError:  # Windows
 Row = dict[str, Any]
 
 _BEGINNING = b'{"task_key": '
-"""How every row begins that `append_row` wrote."""
+"""How every row begins that `row_file` added."""
 _TEXTS = ("task_key", "data", "category", "method", "protocol", "backbone", "weights")
 _NUMBERS = ("noise_ratio", "seed")
 

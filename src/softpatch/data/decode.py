@@ -38,17 +38,18 @@ MAX_PIXELS = 100_000_000
 MAX_ASPECT = 100
 """An image so many times longer than wide is refused: no photograph is, and to bring it to a square takes memory."""
 _ONE_AT_A_TIME = 16_000_000  # pixels, from which on images wait for each other
+_UNFOLDED_AT_ONCE = 1_000_000  # bytes
 _SOME_EXTRA_BYTES = 64  # between a JPEG's data and its end: some cameras write a few
 
-_DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile], str], ...] = (
-    (re.compile(rb"\x89PNG"), PngImageFile, "PNG"),
-    (re.compile(rb"\xff\xd8\xff"), JpegImageFile, "JPEG"),
-    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile, "TIFF"),
-    (re.compile(rb"BM.{12}[\x0c-\x7c]\0\0\0", re.DOTALL), BmpImageFile, "BMP"),
-    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile, "WebP"),
-    (re.compile(rb"GIF8[79]a"), GifImageFile, "GIF"),
-    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), Jpeg2KImageFile, "JPEG 2000"),
-    (re.compile(rb"P[1-6]\s+[#0-9]"), PpmImageFile, "PGM"),
+_DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
+    (re.compile(rb"\x89PNG"), PngImageFile),
+    (re.compile(rb"\xff\xd8\xff"), JpegImageFile),
+    (re.compile(rb"II[*+]\0|MM\0[*+]"), TiffImageFile),
+    (re.compile(rb"BM.{12}[\x0c-\x7c]\0\0\0", re.DOTALL), BmpImageFile),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), WebPImageFile),
+    (re.compile(rb"GIF8[79]a"), GifImageFile),
+    (re.compile(rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51"), Jpeg2KImageFile),
+    (re.compile(rb"P[1-6]\s+[#0-9]"), PpmImageFile),
 )
 """Which of Pillow's decoders reads a file, by its first bytes. `Image.open` would add formats that run other
 programs, and a size limit of its own."""
@@ -116,7 +117,7 @@ def opened(path: Path) -> Iterator[Image.Image | Tensor]:
 
 
 def _decoder(start: bytes, suffix: str) -> type[ImageFile] | None:
-    found = next((decoder for signature, decoder, _ in _DECODERS if signature.match(start)), None)
+    found = next((decoder for signature, decoder in _DECODERS if signature.match(start)), None)
     return found or _BY_SUFFIX.get(suffix)
 
 
@@ -156,13 +157,16 @@ def _refuse_early_end(image: PngImageFile, path: Path) -> None:
     content, place = path.read_bytes(), 8
     bits, colour, interlaced = content[24], content[25], content[28]
     channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour, 1)
-    unpacked, stream = 0, zlib.decompressobj()
-    while place + 8 <= len(content):
+    missing = 0 if interlaced else height * (1 + (width * channels * bits + 7) // 8)  # bytes of all rows
+    stream = zlib.decompressobj()
+    while missing > 0 and place + 8 <= len(content):
         length, kind = int.from_bytes(content[place : place + 4], "big"), content[place + 4 : place + 8]
-        if kind == b"IDAT":
-            unpacked += len(stream.decompress(content[place + 8 : place + 8 + length]))
+        packed = content[place + 8 : place + 8 + length] if kind == b"IDAT" else b""
+        while packed and missing > 0:  # a little at a time: what a few bytes unfold to is not bounded
+            missing -= len(stream.decompress(packed, _UNFOLDED_AT_ONCE))
+            packed = stream.unconsumed_tail
         place += 12 + length
-    if not interlaced and unpacked < height * (1 + (width * channels * bits + 7) // 8):
+    if missing > 0:
         raise ImageError("the file is cut short or damaged: its data ends before its last row")
 
 
