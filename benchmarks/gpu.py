@@ -2,9 +2,9 @@
 
 The images are drawn, and in memory, so that no disk is measured; the network's weights are random, which changes no
 time. The roofline is measured in the same run: the fastest matrix product in half and in single precision, and the
-fastest copy. Printed are images per second of SoftPatch and SoftPatch+ (the paper, on a V100: 17 and 12), of the
-network alone, as it is called and as a CUDA graph, the search, the coreset, and the peak of the card's memory. Without
-a GPU it says so; `--device cpu` runs the same on a CPU, to try the script.
+fastest copy. Printed are images per second of the default, SoftPatch and SoftPatch+ (the paper, on a V100: 17 and 12),
+of the network alone, as it is called and as a CUDA graph, the search, the coreset, and the peak of the card's memory.
+Without a GPU it says so; `--device cpu` runs the same on a CPU, to try the script.
 """
 
 import argparse
@@ -136,7 +136,7 @@ def measure(device: torch.device, backbone: str, images: int, batch: int, side: 
     bank = images * 784 // 10
     rows.append(search_row(device, 784 * min(batch, images), bank, 1024, single))
     rows.append(coreset_row(device, images * 784, 128, bank, bandwidth))
-    for preset in ("softpatch", "softpatch+"):
+    for preset in ("agreement", "softpatch", "softpatch+"):
         rows += whole_rows(preset, backbone, device, choose_images(drawn, "train").refs, batch)
     if device.type == "cuda":
         rows.append(Measured("peak memory of the card", torch.cuda.max_memory_allocated(device), "bytes in all"))

@@ -264,7 +264,7 @@ def test_several_processes_give_the_same_rows(plate_folder: Path) -> None:
         ("[1]\n", r"line 1, is no row of a benchmark: it is '\[1\]', not a JSON object"),
         ('{"a": 1}\n', "its task_key is 'None' and must be text"),
         ("my notes, a line without an end", "line 1, is no JSON"),
-        ("[" * 5000, "nested too deeply"),
+        ("[" * 100_000, "nested too deeply"),
         ('{"seed": ' + "9" * 5000 + "}\n", "line 1, is no JSON"),
         (json.dumps({**ROW, "seed": "0"}) + "\n", "its seed is '0' and must be a number"),
         (json.dumps({**ROW, "image_auroc": "high"}) + "\n", "its image_auroc is 'high' and must be a number or null"),
