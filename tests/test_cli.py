@@ -49,14 +49,21 @@ def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_fold
         "image_score",
         "threshold",
         "check_threshold",
+        "margin",
         "is_anomalous",
         "verdict",
         "peak_x",
         "peak_y",
+        "box_left",
+        "box_top",
+        "box_right",
+        "box_bottom",
+        "map_threshold",
     ]
     for row, line in zip(rows, lines, strict=True):
         assert (row["is_anomalous"] == "true") == line["is_anomalous"] == (line["image_score"] > line["threshold"])
         assert 0 <= line["peak_x"] < 64
+        assert line["is_anomalous"] == (line["margin"] > 1) == (line["box_left"] is not None) == (row["box_left"] != "")
     assert all(line["is_anomalous"] for line in lines if "blot" in line["path"])
     anomaly_map = tifffile.imread(results / "maps/blot/100.png.tiff")
     assert (anomaly_map.shape, anomaly_map.dtype) == ((64, 64), np.float32)

@@ -22,18 +22,18 @@ from softpatch.review.outputs import write_outputs
 from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay
 
 
-def test_overlay_tints_by_one_scale_and_outlines_what_exceeds_the_threshold() -> None:
+def test_overlay_tints_by_one_scale_and_outlines_the_mask() -> None:
     image = torch.full((3, 20, 20), 0.5)
     heat = torch.full((20, 20), 0.4)
     heat[5:15, 5:15] = 1.5
     heat[0, 0] = torch.nan
-    pixels = overlay(image, heat, map_threshold=1.0)
+    pixels = overlay(image, heat, map_threshold=1.0, mask=heat > 1)
     assert (pixels.shape, pixels.dtype) == ((20, 20, 3), np.uint8)
     assert (pixels[0, 0] == 128).all()  # NaN
     assert (pixels[18, 18] == 128).all()  # far under the threshold
     assert (pixels[5, 5:15] == 255).all()  # the outline
     assert pixels[10, 10, 0] > pixels[10, 10, 2] + 40  # tinted warm
-    same = overlay(image, heat * 10, map_threshold=10.0)
+    same = overlay(image, heat * 10, map_threshold=10.0, mask=heat > 1)
     assert (same == pixels).all()
 
 

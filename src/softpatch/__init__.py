@@ -8,19 +8,33 @@
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Prediction", "Settings", "SoftPatch", "SoftPatchError", "__version__"]
+__all__ = [
+    "ImageError",
+    "InputError",
+    "ModelFileError",
+    "Prediction",
+    "Settings",
+    "SoftPatch",
+    "SoftPatchError",
+    "WeightsError",
+    "__version__",
+]
 
 if TYPE_CHECKING:
     from softpatch.config import Settings
-    from softpatch.errors import SoftPatchError
+    from softpatch.errors import ImageError, InputError, ModelFileError, SoftPatchError, WeightsError
     from softpatch.estimator import SoftPatch
     from softpatch.results import Prediction
 
 _HOMES = {
+    "ImageError": "softpatch.errors",
+    "InputError": "softpatch.errors",
+    "ModelFileError": "softpatch.errors",
     "Prediction": "softpatch.results",
     "Settings": "softpatch.config",
     "SoftPatch": "softpatch.estimator",
     "SoftPatchError": "softpatch.errors",
+    "WeightsError": "softpatch.errors",
 }
 
 

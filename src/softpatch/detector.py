@@ -8,7 +8,7 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -254,6 +254,21 @@ class Detector:
         found = (*thresholds, len(seen.refs), copies, learned.contamination)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
+    def with_threshold(self, threshold: float) -> "Detector":
+        """The same detector with another threshold; those of maps and of images to check move in proportion.
+
+        Raises `InputError` for anything but a number of 0 or more.
+        """
+        if isinstance(threshold, bool) or not _is_score(threshold):
+            raise InputError(f"threshold is {repr(threshold)[:40]}; it must be a number, 0 or more")
+        share = threshold / self.threshold if self.threshold else 1.0
+        return replace(
+            self,
+            threshold=float(threshold),
+            check_threshold=self.check_threshold * share,
+            map_threshold=self.map_threshold * share,
+        )
+
     def predict(
         self,
         refs: Sequence[ImageRef],
@@ -263,9 +278,7 @@ class Detector:
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
         """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
-        if isinstance(threshold, bool) or not (threshold is None or _is_score(threshold)):
-            raise InputError(f"threshold is {repr(threshold)[:40]}; it must be a number, 0 or more")
-        strictness = 1.0 if threshold is None or not self.threshold else threshold / self.threshold
+        used = self if threshold is None else self.with_threshold(threshold)
         framing = Framing(self.settings.resize, self.settings.crop)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid
@@ -292,14 +305,14 @@ class Detector:
                 yield Prediction(
                     path=ref.name,
                     image_score=float(image_scores[i]),
-                    threshold=self.threshold if threshold is None else threshold,
-                    check_threshold=self.check_threshold * strictness,
+                    threshold=used.threshold,
+                    check_threshold=used.check_threshold,
                     peak_x=peak_x,
                     peak_y=peak_y,
                     width=width,
                     height=height,
                     anomaly_map=maps[i],
-                    map_threshold=self.map_threshold * strictness,
+                    map_threshold=used.map_threshold,
                     is_unlike_training=is_unlike_training(maps[i], self.map_threshold),
                     framing=framing,
                 )

@@ -108,6 +108,13 @@ class SoftPatch:
         """The image score above which an image is called anomalous, calibrated on the training images."""
         return self.detector.threshold
 
+    @threshold.setter
+    def threshold(self, value: float) -> None:
+        """Use another threshold from now on; those of maps and of images to check move in proportion."""
+        if value == 0:
+            raise InputError("threshold is 0; every image would be anomalous, so it must be above 0")
+        self._detector = self.detector.with_threshold(value)
+
     def fit(
         self,
         images: Images,

@@ -61,6 +61,13 @@ class Framing:
         y_original = (y + self.margin + 0.5) * height / self.resize - 0.5
         return min(max(x_original, 0.0), width - 1.0), min(max(y_original, 0.0), height - 1.0)
 
+    def from_original(self, x: float, y: float, width: int, height: int) -> tuple[int, int]:
+        """The pixel (x, y) of the crop that shows a point of the original image, or the nearest to it."""
+        x_crop, y_crop = (
+            round((place + 0.5) * self.resize / side - 0.5) - self.margin for place, side in ((x, width), (y, height))
+        )
+        return min(max(x_crop, 0), self.crop - 1), min(max(y_crop, 0), self.crop - 1)
+
     def map_to_original(self, anomaly_map: Tensor, width: int, height: int) -> Tensor:
         """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.
 

@@ -13,7 +13,7 @@ from scipy.ndimage import binary_erosion
 from torch import Tensor
 
 from softpatch.atomic import replacing
-from softpatch.results import Prediction
+from softpatch.results import Prediction, mask_to_original
 
 _OUTLINE = np.array([1.0, 1.0, 1.0])
 _FRAME = (217, 0, 13)
@@ -37,7 +37,8 @@ def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
     image = _at_most(image, _LARGEST_OVERLAY)
     height, width = image.shape[1:]
     anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
-    pixels = overlay(image, anomaly_map, prediction.map_threshold)
+    mask = mask_to_original(prediction.framing, prediction.mask, width, height)
+    pixels = overlay(image, anomaly_map, prediction.map_threshold, mask)
     if prediction.is_anomalous:
         width = max(2, round(max(pixels.shape) / 100))
         inside = pixels[width:-width, width:-width].copy()
@@ -53,18 +54,18 @@ def _at_most(image: Tensor, pixels: int) -> Tensor:
     return image if factor <= 1 else F.avg_pool2d(image, factor)
 
 
-def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float) -> NDArray[np.uint8]:
+def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float, mask: Tensor) -> NDArray[np.uint8]:
     """Lay a heat map over an image (3, H, W) in [0, 1]: uint8 (H, W, 3).
 
     The scale is the same for every image of a detector: colours begin at 0.7 times the map threshold and are strongest
-    at 1.7 times; a white line runs around what exceeds the threshold. `anomaly_map` (H, W) may hold NaN, which stays
-    untinted.
+    at 1.7 times; a white line runs around what `mask`, bool (H, W), holds. `anomaly_map` (H, W) may hold NaN, which
+    stays untinted.
     """
     heat = anomaly_map.nan_to_num(0).numpy() / max(map_threshold, 1e-12)
     tinted = tint(image, (heat - _FAINTEST) / (_STRONGEST - _FAINTEST))
-    above = heat > 1
-    thickness = max(1, round(max(above.shape) / 400))
-    tinted[above & ~binary_erosion(above, iterations=thickness)] = _OUTLINE
+    inside = mask.numpy()
+    thickness = max(1, round(max(inside.shape) / 400))
+    tinted[inside & ~binary_erosion(inside, iterations=thickness)] = _OUTLINE
     pixels: NDArray[np.uint8] = np.rint(np.clip(tinted, 0, 1) * 255).astype(np.uint8)
     return pixels
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Protocol, TextIO
 
 from softpatch.atomic import replacing
 from softpatch.data.folder import PREDICTIONS
@@ -16,8 +16,23 @@ from softpatch.results import Prediction
 CSV, SKIPPED = "predictions.csv", "skipped.csv"
 TABLES = (CSV, PREDICTIONS, SKIPPED)
 """The tables that `predict` leaves in a folder."""
-COLUMNS = ("path", "image_score", "threshold", "check_threshold", "is_anomalous", "verdict", "peak_x", "peak_y")
-
+COLUMNS = (
+    "path",
+    "image_score",
+    "threshold",
+    "check_threshold",
+    "margin",
+    "is_anomalous",
+    "verdict",
+    "peak_x",
+    "peak_y",
+    "box_left",
+    "box_top",
+    "box_right",
+    "box_bottom",
+    "map_threshold",
+)
+"""The columns of `predictions.csv`: see `Prediction.as_dict`."""
 
 _FORMULA = re.compile(r"(^|[;\t\r\n])[\s\0]*[=+\-@\uff0b\uff0d\uff1d\uff20]")
 """Where a formula may begin: at the beginning, or behind what some spreadsheets end a cell with."""
@@ -33,7 +48,7 @@ class WriteRow(Protocol):
 def prediction_tables(folder: Path) -> Iterator[WriteRow]:
     """Write `predictions.csv` and `predictions.jsonl` into `folder`; both appear when the block ends well.
 
-    `image_score` and the thresholds are in the detector's units, `peak_x` and `peak_y` in pixels of the original image.
+    `image_score` and the thresholds are in the detector's units, the peak and the box in pixels of the original image.
     """
     with ExitStack() as stack:
         csv_path = stack.enter_context(replacing(folder / CSV))
@@ -44,7 +59,7 @@ def prediction_tables(folder: Path) -> Iterator[WriteRow]:
         table.writeheader()
 
         def write(prediction: Prediction) -> None:
-            row = _row(prediction)
+            row = prediction.as_dict()
             shown = {"path": _path_cell(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
             table.writerow({**row, **shown})
             json_file.write(json.dumps(row) + "\n")
@@ -76,16 +91,3 @@ def table_cell(value: object) -> object:
 def _path_cell(path: str) -> object:
     """As `table_cell`, but what is made of a relative path still leads to the file, where `./` alone suffices."""
     return f"./{path}" if _FORMULA.match(path) and not _FORMULA.search(f"./{path}") else table_cell(path)
-
-
-def _row(prediction: Prediction) -> dict[str, Any]:
-    return {
-        "path": prediction.path,
-        "image_score": round(prediction.image_score, 6),
-        "threshold": round(prediction.threshold, 6),
-        "check_threshold": round(prediction.check_threshold, 6),
-        "is_anomalous": prediction.is_anomalous,
-        "verdict": prediction.verdict,
-        "peak_x": round(prediction.peak_x, 1),
-        "peak_y": round(prediction.peak_y, 1),
-    }
