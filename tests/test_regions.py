@@ -22,7 +22,20 @@ def hill(height: float, row: int, column: int) -> torch.Tensor:
 def prediction(anomaly_map: torch.Tensor, peak: tuple[int, int], score: float) -> Prediction:
     """Of an image of 112 x 56 pixels, framed without a border: x of the original is twice that of the map."""
     row, column = peak
-    return Prediction("a.png", score, 1.0, 0.9, 2 * column + 0.5, float(row), 112, 56, anomaly_map, 1.0, False, Framing(56, 56))  # fmt: skip
+    return Prediction(
+        path="a.png",
+        image_score=score,
+        threshold=1.0,
+        check_threshold=0.9,
+        peak_x=2 * column + 0.5,
+        peak_y=float(row),
+        width=112,
+        height=56,
+        anomaly_map=anomaly_map,
+        map_threshold=1.0,
+        is_unlike_training=False,
+        framing=Framing(56, 56),
+    )
 
 
 def test_a_high_map_is_outlined_at_its_threshold() -> None:
