@@ -14,7 +14,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from softpatch import cli
+from softpatch import SoftPatch, cli
 
 TINY = ["--backbone", "resnet18", "--weights", "random", "--resize", "64", "--crop", "64", "--device", "cpu"]
 
@@ -347,3 +347,45 @@ def test_the_demo_leaves_other_results_alone(capsys, tmp_path: Path) -> None:
     assert code == 2
     assert "holds other files; name a new folder for the demo" in err
     assert [path.name for path in tmp_path.iterdir()] == ["predictions.csv"]
+
+
+def test_threshold_is_shown_and_set_without_learning_again(model: Path, capsys) -> None:
+    code, out, err = run(capsys, "threshold", model)
+    assert (code, err) == (0, "")
+    before = SoftPatch.load(model)
+    assert f"threshold {before.threshold:.4g}" in out
+    strict = run(capsys, "threshold", model, "--false-alarm-rate", "0.2")
+    assert strict[0] == 0
+    after = SoftPatch.load(model)
+    assert after.settings.false_alarm_rate == 0.2
+    assert after.threshold == before.detector.thresholds_at(0.2).threshold < before.threshold
+    assert f"{'20.0%':>12}  {after.threshold:>9.4g}" in strict[1]
+    assert run(capsys, "threshold", model, "--false-alarm-rate", "0.01")[0] == 0
+    assert SoftPatch.load(model).threshold == pytest.approx(before.threshold, rel=1e-6)
+    assert run(capsys, "threshold", model, "--set", "2.25")[0] == 0
+    assert SoftPatch.load(model).threshold == 2.25
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "0"], "threshold is 0"),
+        (["--set", "nan"], "threshold is nan"),
+        (["--false-alarm-rate", "0.7"], "false_alarm_rate is 0.7"),
+        (["--set", "2", "--false-alarm-rate", "0.1"], "choose one of them"),
+    ],
+)
+def test_a_threshold_that_makes_no_sense_changes_nothing(model: Path, capsys, options: list[str], message: str) -> None:
+    before = model.read_bytes()
+    code, _, err = run(capsys, "threshold", model, *options)
+    assert (code, message in err) == (2, True)
+    assert model.read_bytes() == before
+
+
+def test_the_exit_code_tells_of_anomalous_images(model: Path, plate_folder: Path, tmp_path: Path, capsys) -> None:
+    for kind, code in (("blot", 3), ("good", 0)):
+        images = plate_folder / "test" / kind
+        options = ["-o", tmp_path / kind, "--exit-code"] + (["--threshold", "1e9"] if kind == "good" else [])
+        assert run(capsys, "predict", model, images, *options)[0] == code
+        assert (tmp_path / kind / "predictions.csv").exists()
+    assert run(capsys, "predict", model, plate_folder / "test/blot", "-o", tmp_path / "plain")[0] == 0

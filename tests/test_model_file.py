@@ -59,7 +59,13 @@ def test_round_trip(fitted: SoftPatch, model: Path, defective_images) -> None:
 def test_one_bank_is_stored_once(good_images, tmp_path: Path) -> None:
     path = tmp_path / "patchcore.safetensors"
     tiny_softpatch(preset="patchcore").fit(good_images).save(path)
-    assert sorted(load_file(path)) == ["classification.owners", "classification.patches", "classification.weights"]
+    assert sorted(load_file(path)) == [
+        "classification.owners",
+        "classification.patches",
+        "classification.weights",
+        "left_out.image_scores",
+        "left_out.map_peaks",
+    ]
     loaded = SoftPatch.load(path).detector.banks
     assert loaded.segmentation is loaded.classification
 

@@ -8,7 +8,7 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -33,7 +33,7 @@ from softpatch.passes import first_pass, full_embeddings
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
 from softpatch.scoring.anomaly_map import anomaly_maps
-from softpatch.scoring.threshold import decision_threshold
+from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
 from softpatch.symmetry import NONE, Symmetry, turned_positions
 from softpatch.threads import one_ahead
 
@@ -177,7 +177,8 @@ class Detector:
     `grid` is the patch grid (H, W). `threshold` applies to image scores, as does the lower `check_threshold`, and
     `map_threshold` to anomaly maps. Of each of the `training_images` so many `copies` were learned from, turned and
     mirrored; 1 is the image alone. How many of them look anomalous says `contamination`, None where the settings do not
-    have images compared with each other.
+    have images compared with each other. `left_out` are the scores that the thresholds were taken from, None in a model
+    written before they were kept.
     """
 
     settings: Settings
@@ -191,6 +192,7 @@ class Detector:
     training_images: int
     copies: int
     contamination: Contamination | None
+    left_out: LeftOutScores | None
 
     @classmethod
     def fit(
@@ -243,16 +245,28 @@ class Detector:
 
         banks = PatchDetector.of(learned, embeddings_of).to(device)
         embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
-        image_scores, map_peaks = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
+        left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
-        rate, checked = settings.false_alarm_rate, min(0.5, settings.false_alarm_rate + settings.check_share)
-        thresholds = (
-            decision_threshold(image_scores, rate, contamination),
-            decision_threshold(image_scores, checked, contamination),
-            decision_threshold(map_peaks, rate, contamination),
-        )
-        found = (*thresholds, len(seen.refs), copies, learned.contamination)
+        thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
+        found = (*astuple(thresholds), len(seen.refs), copies, learned.contamination, left_out)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
+
+    def thresholds_at(self, false_alarm_rate: float) -> Thresholds:
+        """The thresholds that a fit at another false-alarm rate would have found.
+
+        Raises `InputError` for a rate outside its range, and where the scores they are taken from were not kept.
+        """
+        if self.left_out is None:
+            raise InputError("this model was written before left-out scores were kept; fit anew, or set a threshold")
+        settings = replace(self.settings, false_alarm_rate=false_alarm_rate)
+        contamination = None if self.contamination is None else self.contamination.estimate
+        return thresholds_at(self.left_out, settings.false_alarm_rate, settings.check_share, contamination)
+
+    def calibrated(self, false_alarm_rate: float) -> "Detector":
+        """The same detector with the thresholds of another false-alarm rate; see `thresholds_at`."""
+        found = self.thresholds_at(false_alarm_rate)
+        settings = replace(self.settings, false_alarm_rate=false_alarm_rate)
+        return replace(self, settings=settings, **asdict(found))
 
     def with_threshold(self, threshold: float) -> "Detector":
         """The same detector with another threshold; those of maps and of images to check move in proportion.
@@ -354,8 +368,8 @@ def left_out_scores(
     settings: Settings,
     *,
     progress: Progress = silent,
-) -> tuple[Tensor, Tensor]:
-    """Image scores (n,) and map maxima (n,) of training images, each scored without the patches it gave itself.
+) -> LeftOutScores:
+    """Image scores and map maxima of training images, each scored without the patches it gave itself.
 
     `embeddings` are theirs, (n, P, D), and `numbers` (n,) say which training images they are.
     """
@@ -368,4 +382,4 @@ def left_out_scores(
         image_scores.append(scores.cpu())
         map_peaks.append(maps.amax(dim=(1, 2)).cpu())
         progress("calibration", min(start + 8, len(numbers)), len(numbers))
-    return torch.cat(image_scores), torch.cat(map_peaks)
+    return LeftOutScores(torch.cat(image_scores), torch.cat(map_peaks))

@@ -115,6 +115,15 @@ class SoftPatch:
             raise InputError("threshold is 0; every image would be anomalous, so it must be above 0")
         self._detector = self.detector.with_threshold(value)
 
+    def calibrate(self, false_alarm_rate: float) -> "SoftPatch":
+        """Take the thresholds anew, at another false-alarm rate, from the scores that `fit` kept; nothing is learned.
+
+        Raises `InputError` for a rate outside its range, and for a model that was written before scores were kept.
+        """
+        self._detector = self.detector.calibrated(false_alarm_rate)
+        self.settings = self._detector.settings
+        return self
+
     def fit(
         self,
         images: Images,

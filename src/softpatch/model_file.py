@@ -27,6 +27,7 @@ from softpatch.memory.bank import MemoryBank
 from softpatch.memory_budget import check_image_memory
 from softpatch.passes import embedding_shape
 from softpatch.progress import Progress, silent
+from softpatch.scoring.threshold import LeftOutScores
 
 FORMAT_VERSION = 1
 _HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
@@ -55,6 +56,9 @@ def save_detector(detector: Detector, path: Path) -> None:
         tensors |= _bank_tensors("segmentation", banks.segmentation)
     elif banks.segmentation is not banks.classification:
         tensors["segmentation.radii"] = banks.segmentation.radii.cpu()
+    if detector.left_out is not None:
+        tensors["left_out.image_scores"] = detector.left_out.image_scores.contiguous()
+        tensors["left_out.map_peaks"] = detector.left_out.map_peaks.contiguous()
     header = {
         "format_version": FORMAT_VERSION,
         "package_version": softpatch.__version__,
@@ -104,6 +108,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
         map_threshold = _number(header["map_threshold"], "map_threshold")
         training_images, copies = (_whole(header[name], name) for name in ("training_images", "copies"))
         contamination = _contamination(header.get("contamination"))
+        left_out = _left_out_scores(tensors)
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
     device = torch_device(runtime.device)
@@ -129,7 +134,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
     banks = PatchDetector(classification, segmentation).to(device)
     if embedding_shape(backbone, settings) != ((rows, columns), classification.patches.shape[1]):
         raise ModelFileError(f"{path} holds a bank or a grid that does not belong to its backbone {name!r}; fit anew")
-    answers = (threshold, check_threshold, map_threshold, training_images, copies, contamination)
+    answers = (threshold, check_threshold, map_threshold, training_images, copies, contamination, left_out)
     return Detector(settings, runtime, backbone, banks, (rows, columns), *answers)
 
 
@@ -223,6 +228,17 @@ def _contamination(values: dict[str, Any] | None) -> Contamination | None:
     if not 0 <= contamination.low <= contamination.estimate <= contamination.high <= 1:
         raise ValueError(f"contamination is {values!r}")
     return contamination
+
+
+def _left_out_scores(tensors: dict[str, Tensor]) -> LeftOutScores | None:
+    """None in a file that has none: it is older."""
+    if not any(name.startswith("left_out.") for name in tensors):
+        return None
+    scores = LeftOutScores(tensors["left_out.image_scores"], tensors["left_out.map_peaks"])
+    for each in (scores.image_scores, scores.map_peaks):
+        if each.dtype != torch.float32 or each.ndim != 1 or not len(each) or not bool((each >= 0).all()):
+            raise ValueError("its left-out scores are not float32 numbers from 0 on")
+    return scores
 
 
 def _radii(name: str, tensors: dict[str, Tensor], weights: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import softpatch
-from softpatch.cli import bench, judge, learn
+from softpatch.cli import bench, judge, learn, model
 from softpatch.errors import SoftPatchError, is_out_of_memory
 
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
@@ -18,7 +18,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Find defects in product images, learning from a folder as it is: unlabelled, and partly defective.",
 )
-for command in (learn.fit, judge.predict, judge.evaluate, learn.demo):
+for command in (learn.fit, judge.predict, judge.evaluate, model.threshold, learn.demo):
     app.command()(command)
 app.add_typer(bench.app, name="bench")
 

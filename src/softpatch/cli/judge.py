@@ -36,6 +36,9 @@ def predict(
     layout: Layout = "auto",
     category: Category = None,
     list_only: ListOnly = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Leave with status 3 where any image is anomalous.")
+    ] = False,
     weights: Weights = None,
     device: Device = Runtime.device,
     batch_size: BatchSize = Runtime.batch_size,
@@ -91,6 +94,8 @@ def predict(
         )
     found = f"{verdicts.total()} images, {verdicts['anomalous']} anomalous, {verdicts['check']} to check"
     print(f"{printable(str(output / 'predictions.csv'))}: {found}")
+    if exit_code and verdicts["anomalous"]:
+        raise typer.Exit(3)
 
 
 def evaluate(

@@ -1,5 +1,6 @@
 """A decision threshold from unlabelled, contaminated training images alone."""
 
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import torch
@@ -12,6 +13,42 @@ _LONGER_ABOVE = 1.6
 that this was chosen by."""
 _READ_OFF = (0.7, 0.8)  # quantiles of the nominal scores that tell their spread
 _LONGER_TAIL = 1.2  # than that of the normal curve through them; the figures are in docs/lab
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOutScores:
+    """Scores of training images as if they were new: each was judged without the patches it gave itself.
+
+    `image_scores` and `map_peaks` (the largest value of each anomaly map) are float32 (n,) on the CPU. Infinite is that
+    of an image without which the bank is empty.
+    """
+
+    image_scores: Tensor
+    map_peaks: Tensor
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """For image scores, above which an image is anomalous or to be checked, and for anomaly maps."""
+
+    threshold: float
+    check_threshold: float
+    map_threshold: float
+
+
+def thresholds_at(
+    scores: LeftOutScores, false_alarm_rate: float, check_share: float, contamination: float | None = None
+) -> Thresholds:
+    """The thresholds that nominal images exceed at about `false_alarm_rate`, and that to check at `check_share` more.
+
+    See `decision_threshold`.
+    """
+    checked = min(0.5, false_alarm_rate + check_share)
+    return Thresholds(
+        decision_threshold(scores.image_scores, false_alarm_rate, contamination),
+        decision_threshold(scores.image_scores, checked, contamination),
+        decision_threshold(scores.map_peaks, false_alarm_rate, contamination),
+    )
 
 
 def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float, contamination: float | None = None) -> float:
