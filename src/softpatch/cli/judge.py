@@ -21,6 +21,7 @@ from softpatch.cli.options import (
     Weights,
     Workers,
 )
+from softpatch.cli.paths import given_paths
 from softpatch.config import Runtime
 
 
@@ -59,7 +60,7 @@ def predict(
     if not list_only:
         for name in TABLES:
             check_can_write(output / name)
-    chosen = choose_images(images, "predict", layout=layout, category=category)
+    chosen = choose_images(given_paths(images), "predict", layout=layout, category=category)
     if list_only:
         list_files(chosen)
         return

@@ -22,6 +22,7 @@ from softpatch.cli.options import (
     Weights,
     Workers,
 )
+from softpatch.cli.paths import given_paths
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings
 
 _FEW_IMAGES = 50
@@ -90,7 +91,7 @@ def fit(
     )
     if not list_only:
         check_can_save(output)
-    chosen = choose_images(images, "train", layout=layout, category=category)
+    chosen = choose_images(given_paths(images), "train", layout=layout, category=category)
     if list_only:
         list_files(chosen)
         return

@@ -5,7 +5,12 @@ from typing import Annotated
 
 import typer
 
-Paths = Annotated[list[str], typer.Argument(help="Images, or folders of images (walked recursively).")]
+Paths = Annotated[
+    list[str],
+    typer.Argument(
+        help="Images, folders of them (walked recursively), @list.txt (a path per line), or - to read such."
+    ),
+]
 Model = Annotated[Path, typer.Argument(help="A model file that `softpatch fit` wrote.")]
 Weights = Annotated[
     str | None, typer.Option(help="Backbone weights: 'pretrained', 'random', or a .safetensors or torch file.")
