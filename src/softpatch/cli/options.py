@@ -7,9 +7,7 @@ import typer
 
 Paths = Annotated[
     list[str],
-    typer.Argument(
-        help="Images, folders of them (walked recursively), @list.txt (a path per line), or - to read such."
-    ),
+    typer.Argument(help="Images, folders of them (searched whole), @list.txt (a path per line), or - to read those."),
 ]
 Model = Annotated[Path, typer.Argument(help="A model file that `softpatch fit` wrote.")]
 Weights = Annotated[
