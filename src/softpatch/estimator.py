@@ -14,6 +14,8 @@ from softpatch.model_file import load_detector, save_detector
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 
+_LOWEST_THRESHOLD = 1e-6  # that stays a number above 0 in a model file, in proportion for maps too
+
 
 class SoftPatch:
     """Anomaly detector that learns from an unlabelled folder of which some images are defective.
@@ -111,9 +113,10 @@ class SoftPatch:
     @threshold.setter
     def threshold(self, value: float) -> None:
         """Use another threshold from now on; those of maps and of images to check move in proportion."""
-        if value == 0:
-            raise InputError("threshold is 0; every image would be anomalous, so it must be above 0")
-        self._detector = self.detector.with_threshold(value)
+        changed = self.detector.with_threshold(value)
+        if changed.threshold < _LOWEST_THRESHOLD:
+            raise InputError(f"threshold is {value}; every image would be anomalous, so it must be above 0.000001")
+        self._detector = changed
 
     def calibrate(self, false_alarm_rate: float) -> "SoftPatch":
         """Take the thresholds anew, at another false-alarm rate, from the scores that `fit` kept; nothing is learned.
