@@ -177,6 +177,23 @@ def test_evaluate_prints_and_writes_the_metrics(capsys, model: Path, plate_folde
     assert (record["nominal_images"], record["anomalous_images"], record["skipped_images"]) == (4, 4, 0)
     assert record["image_auroc"] == 1
     assert record["pixel_auroc"] > 0.9
+    assert [(kind["kind"], kind["images"]) for kind in record["kinds"]] == [("good", 4), ("blot", 4)]
+    assert [kind["image_auroc"] for kind in record["kinds"]] == [None, 1]
+    assert out.splitlines()[-1].split()[:3] == ["blot", "4", "4"]
+
+
+def test_evaluate_writes_a_row_per_image(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    table = tmp_path / "judged.csv"
+    for _ in range(2):  # one of its own is replaced
+        assert run(capsys, "evaluate", model, plate_folder, "--csv", table)[0] == 0
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["kind"] for row in rows] == ["blot"] * 4 + ["good"] * 4
+    assert all((row["kind"] == "blot") == (row["is_defective"] == "true") for row in rows)
+    assert all(float(row["image_score"]) >= 0 and row["path"].endswith(".png") for row in rows)
+    table.write_text("precious")
+    code, _, err = run(capsys, "evaluate", model, plate_folder, "--csv", table)
+    assert (code, "is no table of an evaluation" in err, table.read_text()) == (2, True, "precious")
 
 
 def test_bad_files_are_skipped_and_listed(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:

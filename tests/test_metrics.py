@@ -176,3 +176,16 @@ def test_beyond_some_number_of_scores_they_are_rounded(scale: float, monkeypatch
         assert len(pixels._scores) <= 20_000
     assert pixels._dropped_bits >= 10
     assert pixels.metrics() == pytest.approx(exact, abs=2e-4)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 12)), min_size=2, max_size=30))
+def test_the_threshold_of_the_best_f1_reaches_it(pairs: list[tuple[bool, int]]) -> None:
+    labels = np.array([label for label, _ in pairs])
+    scores = np.array([score for _, score in pairs], dtype=np.float32)
+    if not labels.any() or not scores.min() > 0:
+        return
+    f1, threshold = metrics.best_f1(labels, scores)
+    called = scores > threshold
+    assert 2 * (called & labels).sum() / (called.sum() + labels.sum()) == pytest.approx(f1)
+    others = [scores > other for other in (0, *scores)]
+    assert all(2 * (other & labels).sum() / (other.sum() + labels.sum()) <= f1 + 1e-9 for other in others)

@@ -103,6 +103,7 @@ def evaluate(
     model: Model,
     dataset: Annotated[Path, typer.Argument(help="A dataset with test images, labels and masks.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row per test image to this file.")] = None,
     layout: Layout = "auto",
     category: Category = None,
     weights: Weights = None,
@@ -119,11 +120,16 @@ def evaluate(
     from softpatch.data.layouts import open_dataset
     from softpatch.estimator import SoftPatch
     from softpatch.review import evaluation
-    from softpatch.terminal import list_skipped, progress_bar, say
+    from softpatch.review.tables import check_can_replace_judged, judged_row, write_judged
+    from softpatch.terminal import list_skipped, printable, progress_bar, say
 
     if json_file is not None:
         check_can_write(json_file)
         evaluation.check_can_replace(json_file)
+    if csv_file is not None:
+        check_can_write(csv_file)
+        check_can_replace_judged(csv_file)
+    judged: list[dict[str, object]] = []
     opened = open_dataset(dataset, layout=layout, category=category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
@@ -138,17 +144,29 @@ def evaluate(
             progress=progress,
         )
         result = evaluation.evaluate(
-            estimator.detector, opened.test, on_skip=None if strict else skipped.append, progress=progress
+            estimator.detector,
+            opened.test,
+            on_prediction=lambda sample, answer: judged.append(judged_row(sample.kind, sample.is_anomalous, answer)),
+            on_skip=None if strict else skipped.append,
+            progress=progress,
         )
     record = result.as_dict()
     if json_file is not None:
         with replacing(json_file) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n")
+    if csv_file is not None:
+        write_judged(judged, csv_file)
     list_skipped(skipped)
     for note in (*opened.notes, *evaluation.notes(result)):
         say(f"Note: {note}")
     for name, value in record.items():
-        print(f"{name:>18}  {_readable(value)}")
+        if name != "kinds":
+            print(f"{name:>18}  {_readable(value)}")
+    print(f"\n{'kind':>18}  images  anomalous  mean score  image_auroc")
+    for kind in result.kinds:
+        auroc = "" if kind.image_auroc is None else f"{kind.image_auroc:.4f}"
+        counts = f"{kind.images:>6}  {kind.called_anomalous:>9}"
+        print(f"{printable(kind.kind):>18}  {counts}  {kind.mean_score:>10.4g}  {auroc}")
 
 
 def _readable(value: Any) -> str:

@@ -16,7 +16,22 @@ from softpatch.data.layouts import Sample
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
-from softpatch.scoring.metrics import Metrics, PixelScores, metrics_of
+from softpatch.results import Prediction
+from softpatch.scoring.metrics import Metrics, PixelScores, best_f1, metrics_of
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The test images of one kind: how many, how many of them were called anomalous, and their mean score.
+
+    `image_auroc` tells them from the good ones, None for the good ones themselves and where there are none.
+    """
+
+    kind: str
+    images: int
+    called_anomalous: int
+    mean_score: float
+    image_auroc: float | None
 
 
 @dataclass(frozen=True)
@@ -24,7 +39,9 @@ class Evaluation:
     """The metrics of one test set, and what the decision threshold made of it.
 
     `false_alarms` counts nominal images called anomalous, `missed` anomalous images that were not. Of the masks of
-    anomalous images `empty_masks` mark nothing of what is looked at, and `full_masks` all of it.
+    anomalous images `empty_masks` mark nothing of what is looked at, and `full_masks` all of it. Above
+    `best_f1_threshold` F1 would be largest; None where images of one label alone are there. `kinds` are those of the
+    test set, "good" first.
     """
 
     metrics: Metrics
@@ -37,29 +54,33 @@ class Evaluation:
     threshold: float
     false_alarms: int
     missed: int
+    best_f1_threshold: float | None
+    kinds: tuple[Kind, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """One flat record, ready for JSON: the metrics by name, then the counts."""
+        """One record, ready for JSON: the metrics by name, then the counts, then a list of `kinds`."""
         values = asdict(self)
-        return {**values.pop("metrics"), **values}
+        return {**values.pop("metrics"), **values, "kinds": [asdict(kind) for kind in self.kinds]}
 
 
 def evaluate(
     detector: Detector,
     samples: Sequence[Sample],
     *,
+    on_prediction: Callable[[Sample, Prediction], None] | None = None,
     on_skip: Callable[[SkippedImage], None] | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Predict the test samples and compute the metrics, maps and masks in the crop's pixels as in the paper.
 
-    An anomalous image without a mask counts for the image metrics only. Raises `InputError` without samples.
+    An anomalous image without a mask counts for the image metrics only. Each answer goes to `on_prediction` too. Raises
+    `InputError` without samples.
     """
     if not samples:
         raise InputError("there are no test images to evaluate on; give a dataset with a test split")
     by_name = {sample.ref.name: sample for sample in samples}
     framing = Framing(detector.settings.resize, detector.settings.crop)
-    labels, scores = [], []
+    labels, scores, kinds = [], [], []
     pixels = PixelScores()
     masks: Counter[str] = Counter()
     predictions = detector.predict([sample.ref for sample in samples], on_skip=on_skip, progress=progress)
@@ -67,6 +88,9 @@ def evaluate(
         sample = by_name[prediction.path]
         labels.append(sample.is_anomalous)
         scores.append(prediction.image_score)
+        kinds.append(sample.kind)
+        if on_prediction:
+            on_prediction(sample, prediction)
         mask = _mask(sample, framing)
         if mask is not None:
             pixels.add(mask, prediction.anomaly_map.numpy())
@@ -88,7 +112,22 @@ def evaluate(
         threshold=detector.threshold,
         false_alarms=int((called & ~truth).sum()),
         missed=int((~called & truth).sum()),
+        best_f1_threshold=best_f1(truth, image_scores)[1] if truth.any() and not truth.all() else None,
+        kinds=_kinds(np.array(kinds), truth, image_scores, called),
     )
+
+
+def _kinds(
+    names: NDArray[np.str_], truth: NDArray[np.bool_], scores: NDArray[np.float32], called: NDArray[np.bool_]
+) -> tuple[Kind, ...]:
+    rows = []
+    for name in sorted(set(names.tolist()), key=lambda name: (bool(truth[names == name].any()), name)):
+        here = names == name
+        beside = here | ~truth
+        separable = truth[here].all() and not truth[beside].all()
+        auroc = metrics_of(truth[beside], scores[beside], PixelScores()).image_auroc if separable else None
+        rows.append(Kind(str(name), int(here.sum()), int(called[here].sum()), float(scores[here].mean()), auroc))
+    return tuple(rows)
 
 
 def check_can_replace(path: Path) -> None:

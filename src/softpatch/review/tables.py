@@ -11,6 +11,7 @@ from typing import Protocol, TextIO
 from softpatch.atomic import replacing
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import SkippedImage
+from softpatch.errors import InputError
 from softpatch.results import Prediction
 
 CSV, SKIPPED = "predictions.csv", "skipped.csv"
@@ -59,12 +60,38 @@ def prediction_tables(folder: Path) -> Iterator[WriteRow]:
         table.writeheader()
 
         def write(prediction: Prediction) -> None:
-            row = prediction.as_dict()
-            shown = {"path": _path_cell(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
-            table.writerow({**row, **shown})
-            json_file.write(json.dumps(row) + "\n")
+            table.writerow(_csv_row(prediction))
+            json_file.write(json.dumps(prediction.as_dict()) + "\n")
 
         yield write
+
+
+JUDGED_COLUMNS = ("path", "kind", "is_defective", *COLUMNS[1:])
+"""The columns of a table of test images: beside those of `predictions.csv` what is known of each."""
+
+
+def judged_row(kind: str, is_defective: bool, prediction: Prediction) -> dict[str, object]:
+    """A row of `write_judged`: the kind of a test image, whether it is defective, and what was said of it."""
+    return {"kind": table_cell(kind), "is_defective": str(is_defective).lower(), **_csv_row(prediction)}
+
+
+def write_judged(rows: Sequence[dict[str, object]], path: Path) -> None:
+    """Write test images as CSV, a row each."""
+    with replacing(path) as temporary, _csv_file(temporary) as file:
+        table = csv.DictWriter(file, JUDGED_COLUMNS)
+        table.writeheader()
+        table.writerows(rows)
+
+
+def check_can_replace_judged(path: Path) -> None:
+    """Raise `InputError` where a file lies that `write_judged` did not write."""
+    if path.exists() and not (path.is_file() and path.read_bytes()[:23] == b"path,kind,is_defective,"):
+        raise InputError(f"{path} exists and is no table of an evaluation; name another file with --csv")
+
+
+def _csv_row(prediction: Prediction) -> dict[str, object]:
+    row = prediction.as_dict()
+    return {**row, "path": _path_cell(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
 
 
 def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:

@@ -72,9 +72,21 @@ def metrics_of(labels: NDArray[np.bool_], image_scores: NDArray[np.float32], pix
 
 def f1_max(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
     """The largest F1 score that any threshold reaches, in [0, 1]."""
-    precision, recall, _ = precision_recall_curve(labels, scores)
+    return best_f1(labels, scores)[0]
+
+
+def best_f1(labels: NDArray[np.bool_], scores: NDArray[np.float32]) -> tuple[float, float]:
+    """The largest F1 score that any threshold reaches, in [0, 1], and such a threshold.
+
+    Scores above it are called anomalous; it lies half way to the highest score that is not, or at that of all, 0.
+    """
+    precision, recall, found = precision_recall_curve(labels, scores)
     total = np.maximum(precision + recall, np.finfo(float).tiny)
-    return float((2 * precision * recall / total).max())
+    f1 = 2 * precision * recall / total
+    best = min(int(f1.argmax()), len(found) - 1)
+    lowest_called = float(found[best])
+    below = scores[scores < found[best]]
+    return float(f1.max()), (lowest_called + float(below.max())) / 2 if len(below) else 0.0
 
 
 class PixelScores:
