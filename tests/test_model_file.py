@@ -327,3 +327,19 @@ def test_folder_that_cannot_be_written(fitted: SoftPatch, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot write"):
         fitted.save(tmp_path / "file" / "model.safetensors")
+
+
+def test_an_older_file_has_no_left_out_scores(model: Path) -> None:
+    tensors = {name: value for name, value in load_file(model).items() if not name.startswith("left_out.")}
+    forge(model, header_of(model), tensors)
+    loaded = SoftPatch.load(model)
+    assert loaded.detector.left_out is None
+    with pytest.raises(InputError, match="written before left-out scores were kept"):
+        loaded.calibrate(0.05)
+
+
+@pytest.mark.parametrize("scores", [torch.tensor([-1.0]), torch.tensor([torch.nan]), torch.zeros(3, 2), torch.zeros(0)])
+def test_senseless_left_out_scores(model: Path, scores: torch.Tensor) -> None:
+    forge(model, header_of(model), {**load_file(model), "left_out.map_peaks": scores})
+    with pytest.raises(ModelFileError, match="left-out scores are not"):
+        SoftPatch.load(model)
