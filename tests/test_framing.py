@@ -159,3 +159,10 @@ def test_a_peak_comes_back_near_where_its_point_maps(
     # at the border a peak spreads to one side only, by a quarter of a crop pixel; rounding moves it by one
     assert math.isclose(centre_x, at_x, abs_tol=1 + width / framing.resize / 4)
     assert math.isclose(centre_y, at_y, abs_tol=1 + height / framing.resize / 4)
+
+
+def test_a_box_of_the_crop_covers_its_pixels_of_the_original() -> None:
+    framing = Framing(256, 224)
+    assert framing.box_to_original((0, 0, 224, 224), 256, 512) == (16, 32, 240, 480)
+    assert framing.box_to_original((1, 1, 2, 2), 100, 2560) == (6, 170, 8, 180)  # x from 6.64 to 7.03
+    assert Framing(64, 64).box_to_original((63, 63, 64, 64), 10, 10) == (9, 9, 10, 10)

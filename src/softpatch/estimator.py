@@ -107,12 +107,15 @@ class SoftPatch:
 
     @property
     def threshold(self) -> float:
-        """The image score above which an image is called anomalous, calibrated on the training images."""
+        """The image score above which an image is called anomalous, calibrated on the training images.
+
+        It can be set; the thresholds of maps and of images to check move in proportion. Raises `InputError` for
+        anything but a number above 0.
+        """
         return self.detector.threshold
 
     @threshold.setter
     def threshold(self, value: float) -> None:
-        """Use another threshold from now on; those of maps and of images to check move in proportion."""
         changed = self.detector.with_threshold(value)
         if changed.threshold < _LOWEST_THRESHOLD:
             raise InputError(f"threshold is {value}; every image would be anomalous, so it must be above 0.000001")

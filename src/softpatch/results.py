@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from softpatch.data.framing import Framing
@@ -58,12 +59,12 @@ class Prediction:
 
     @property
     def mask(self) -> Tensor:
-        """Where the defects are: bool (crop, crop), like the map; empty unless the image is anomalous, and only then.
+        """Where the defects are: bool (crop, crop), like the map. Of an anomalous image never empty, of another always.
 
         See `softpatch.scoring.regions.defect_mask`.
         """
         if not self.is_anomalous:
-            return self.anomaly_map.isnan()
+            return torch.zeros_like(self.anomaly_map, dtype=torch.bool)
         return defect_mask(self.anomaly_map, self.map_threshold, self._peak)
 
     @property
@@ -74,9 +75,9 @@ class Prediction:
         """
         if not self.is_anomalous:
             return None
-        region = self._at_original_size(region_at(self.anomaly_map, self.map_threshold, self._peak))
+        region = region_at(self.anomaly_map, self.map_threshold, self._peak)
         (top, bottom), (left, right) = (_extent(region.any(dim=axis)) for axis in (1, 0))
-        return left, top, right, bottom
+        return self.framing.box_to_original((left, top, right, bottom), self.width, self.height)
 
     @property
     def pred_score(self) -> float:
@@ -99,7 +100,7 @@ class Prediction:
 
     def mask_at_original_size(self) -> Tensor:
         """The mask over the original image: bool (height, width)."""
-        return self._at_original_size(self.mask)
+        return mask_to_original(self.framing, self.mask, self.width, self.height)
 
     def as_dict(self) -> dict[str, Any]:
         """What a table says of the image: numbers, text, and None where there is nothing to say."""
@@ -129,9 +130,6 @@ class Prediction:
     def _peak(self) -> tuple[int, int]:
         x, y = self.framing.from_original(self.peak_x, self.peak_y, self.width, self.height)
         return y, x
-
-    def _at_original_size(self, mask: Tensor) -> Tensor:
-        return mask_to_original(self.framing, mask, self.width, self.height)
 
 
 def mask_to_original(framing: Framing, mask: Tensor, width: int, height: int) -> Tensor:

@@ -117,8 +117,9 @@ def evaluate(
     """Measure a model on a labelled dataset: image and pixel metrics."""
     from softpatch.atomic import check_can_write, replacing
     from softpatch.data.images import SkippedImage
-    from softpatch.data.layouts import open_dataset
+    from softpatch.data.layouts import Sample, open_dataset
     from softpatch.estimator import SoftPatch
+    from softpatch.results import Prediction
     from softpatch.review import evaluation
     from softpatch.review.tables import check_can_replace_judged, judged_row, write_judged
     from softpatch.terminal import list_skipped, printable, progress_bar, say
@@ -130,6 +131,10 @@ def evaluate(
         check_can_write(csv_file)
         check_can_replace_judged(csv_file)
     judged: list[dict[str, object]] = []
+
+    def keep(sample: Sample, answer: Prediction) -> None:
+        judged.append(judged_row(sample.kind, sample.is_anomalous, answer))
+
     opened = open_dataset(dataset, layout=layout, category=category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
@@ -146,7 +151,7 @@ def evaluate(
         result = evaluation.evaluate(
             estimator.detector,
             opened.test,
-            on_prediction=lambda sample, answer: judged.append(judged_row(sample.kind, sample.is_anomalous, answer)),
+            on_prediction=None if csv_file is None else keep,
             on_skip=None if strict else skipped.append,
             progress=progress,
         )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from softpatch.atomic import replacing
 from softpatch.data.folder import PREDICTIONS
@@ -60,8 +60,9 @@ def prediction_tables(folder: Path) -> Iterator[WriteRow]:
         table.writeheader()
 
         def write(prediction: Prediction) -> None:
-            table.writerow(_csv_row(prediction))
-            json_file.write(json.dumps(prediction.as_dict()) + "\n")
+            row = prediction.as_dict()
+            table.writerow(_csv_row(row))
+            json_file.write(json.dumps(row) + "\n")
 
         yield write
 
@@ -72,7 +73,7 @@ JUDGED_COLUMNS = ("path", "kind", "is_defective", *COLUMNS[1:])
 
 def judged_row(kind: str, is_defective: bool, prediction: Prediction) -> dict[str, object]:
     """A row of `write_judged`: the kind of a test image, whether it is defective, and what was said of it."""
-    return {"kind": table_cell(kind), "is_defective": str(is_defective).lower(), **_csv_row(prediction)}
+    return {"kind": table_cell(kind), "is_defective": str(is_defective).lower(), **_csv_row(prediction.as_dict())}
 
 
 def write_judged(rows: Sequence[dict[str, object]], path: Path) -> None:
@@ -85,13 +86,17 @@ def write_judged(rows: Sequence[dict[str, object]], path: Path) -> None:
 
 def check_can_replace_judged(path: Path) -> None:
     """Raise `InputError` where a file lies that `write_judged` did not write."""
-    if path.exists() and not (path.is_file() and path.read_bytes()[:23] == b"path,kind,is_defective,"):
+    if not path.exists():
+        return
+    beginning = ",".join(JUDGED_COLUMNS).encode()
+    with path.open("rb") as file:
+        found = file.read(len(beginning))
+    if found != beginning:
         raise InputError(f"{path} exists and is no table of an evaluation; name another file with --csv")
 
 
-def _csv_row(prediction: Prediction) -> dict[str, object]:
-    row = prediction.as_dict()
-    return {**row, "path": _path_cell(prediction.path), "is_anomalous": str(row["is_anomalous"]).lower()}
+def _csv_row(row: dict[str, Any]) -> dict[str, object]:
+    return {**row, "path": _path_cell(row["path"]), "is_anomalous": str(row["is_anomalous"]).lower()}
 
 
 def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
