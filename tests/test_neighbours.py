@@ -69,9 +69,11 @@ def test_no_patch_is_nearer_than_its_radius(radius: float) -> None:
     radii = radius * drawn(2_000, seed=2).abs()
     expected = torch.maximum(all_distances(queries, bank), radii.double()).min(dim=1)
     index = search_index(bank)
-    every = SearchIndex(index.points, index.mean, None)  # as on a GPU
-    for way in (index, every):
-        distances, indices = nearest_neighbours(queries, way, radii=radii)
+    without = torch.full((300,), -1), torch.full((2_000,), -2)
+    for distances, indices in (
+        nearest_neighbours(queries, index, radii=radii),
+        neighbours._search_all(queries, index, *without, radii, 2**20),
+    ):
         assert_close(distances, expected.values.float(), rtol=1e-5, atol=1e-6)
         assert torch.equal(indices, expected.indices)
 
@@ -181,9 +183,9 @@ def test_arguments_are_left_as_they_are() -> None:
 
 
 def test_one_product_of_everything_finds_the_same() -> None:
-    # what runs on a GPU
+    # what runs on a GPU, and for the first images that are judged on a CPU
     queries, bank = drawn(40, 20), drawn(90, 20, seed=1).half()
-    index = SearchIndex(bank, bank.float().mean(dim=0), None)
+    index = SearchIndex(bank)
     owners, bank_owners = torch.arange(40) % 5, torch.arange(90) % 5
     expected = all_distances(queries, bank).masked_fill(owners[:, None] == bank_owners, math.inf).min(dim=1)
     for block_bytes in (1, 2000, 2**20):

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from softpatch.memory.agreement import Audit, support, support_radii
 from softpatch.memory.coreset import greedy_coreset
-from softpatch.memory.neighbours import SearchIndex, nearest_neighbours, search_index
+from softpatch.memory.neighbours import SearchIndex, nearest_neighbours
 from softpatch.progress import Progress, silent
 
 _LIKELIEST = 8  # patches of an image that are scored first, to know what the others have to exceed
@@ -33,7 +33,7 @@ class MemoryBank:
     @cached_property
     def index(self) -> SearchIndex:
         """The patches, prepared to be searched."""
-        return search_index(self.patches)
+        return SearchIndex(self.patches)
 
     def score(self, embeddings: Tensor, *, owners: Tensor | None = None, enough: Tensor | None = None) -> Tensor:
         """Patch scores, equation (10): weight of the nearest bank patch times the distance to it, its radius at least.

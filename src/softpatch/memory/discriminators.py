@@ -8,12 +8,10 @@ to their noise scores (B, N), higher meaning more anomalous. To add one, write t
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from softpatch.errors import InputError
-from softpatch.memory.bounds import compiled
 from softpatch.threads import single_threaded_workers
 
 _CACHED_BYTES = 2**22  # stay in a CPU's cache
@@ -201,34 +199,14 @@ def _nearest_others(products: Tensor, norms: Tensor, part: slice, count: int) ->
     if products.device.type == "cpu":
         least = torch.full((positions, count, rows), torch.inf)
         places = torch.zeros(least.shape, dtype=torch.int32)
-        _keep_least(products.numpy(), norms.numpy(), part.start, least.numpy(), places.numpy())
+        from softpatch.memory.kernels.ordering import keep_least
+
+        keep_least(products.numpy(), norms.numpy(), part.start, least.numpy(), places.numpy())
         return least, places.long()
     others = norms[:, :, None] - 2 * products
     own = torch.arange(part.start, part.stop, device=products.device)
     others[:, own, own - part.start] = torch.inf
     return others.topk(count, dim=1, largest=False)
-
-
-@compiled
-def _keep_least(products, norms, first, least, places):  # type: ignore[no-untyped-def]
-    """The same. Insert one patch p at a time into the ordered lists of all q, which is done for many q at once."""
-    positions, count, rows = products.shape
-    value, place = np.empty(rows, np.float32), np.empty(rows, np.int32)
-    for b in range(positions):
-        for p in range(count):
-            for q in range(rows):
-                value[q] = norms[b, p] - np.float32(2) * products[b, p, q]
-                place[q] = p
-            if 0 <= p - first < rows:
-                value[p - first] = np.inf
-            for k in range(least.shape[1]):
-                for q in range(rows):  # the lesser stays, the other moves on, without a branch
-                    old, new, old_place, new_place = least[b, k, q], value[q], places[b, k, q], place[q]
-                    less = new < old
-                    least[b, k, q] = new if less else old
-                    value[q] = old if less else new
-                    places[b, k, q] = new_place if less else old_place
-                    place[q] = old_place if less else new_place
 
 
 def _take(values: Tensor, indices: Tensor) -> Tensor:

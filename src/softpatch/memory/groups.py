@@ -3,9 +3,6 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import squareform
-from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 SAMPLE = 500
@@ -32,6 +29,10 @@ def image_groups(projected: Tensor) -> list[list[int]]:
 
 def divided(distances: NDArray[np.float64]) -> list[NDArray[np.int64]]:
     """Divide images by their distances (n, n) into groups that are apart, or none: numbers of each group's images."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # a second's import, which only a fit needs
+    from scipy.spatial.distance import squareform
+    from sklearn.metrics import silhouette_score
+
     everything = np.arange(len(distances))
     if len(distances) < 2 * _FEWEST:
         return [everything]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from softpatch.memory.bounds import compiled, leading_coordinates
+from softpatch.memory.bounds import leading_coordinates
 
 LEAF = 64
 """Points in a leaf: a few vectors, which are compared at once."""
@@ -87,28 +87,6 @@ def describe(centred: Tensor, axes: Tensor) -> Descriptions:
     few = min(SHORT, axes.shape[1])
     short = torch.cat([rows[:, :few], torch.linalg.vector_norm(rows[:, few:], dim=1, keepdim=True)], dim=1)
     return Descriptions(rows.numpy(), short.numpy(), (centred.square().sum(dim=1) / 2).numpy())
-
-
-@compiled
-def bound_leaves(lows, highs, short, boxes, nearest):  # type: ignore[no-untyped-def]
-    """Write to `boxes` (L, n) how near points, `short` (17, n), can be to those of each leaf, squared.
-
-    And to `nearest` (n,) int32 the leaf for which that is least, 0 where all are NaN. Leaf by leaf, for many points at
-    once.
-    """
-    leaves, count = boxes.shape
-    least = np.full(count, np.float32(np.inf))
-    nearest[:] = 0
-    for leaf in range(leaves):
-        boxes[leaf] = 0
-        for j in range(len(lows)):
-            for i in range(count):
-                away = max(lows[j, leaf] - short[j, i], short[j, i] - highs[j, leaf])
-                boxes[leaf, i] += max(np.float32(0), away) ** 2
-        for i in range(count):
-            nearer = boxes[leaf, i] < least[i]
-            nearest[i] = np.int32(leaf) if nearer else nearest[i]
-            least[i] = boxes[leaf, i] if nearer else least[i]
 
 
 def _split(points: Tensor, numbers: Tensor, mean: Tensor, axes: Tensor) -> np.ndarray:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from softpatch.memory.bounds import compiled, place_of_least, widened, widened_at_once, widened_by_bits
+from softpatch.memory.kernels.compiling import compiled
+from softpatch.memory.kernels.distances import place_of_least, widened, widened_at_once, widened_by_bits
 
 EVERY = np.arange(2**16, dtype=np.uint16)
 FINITE = EVERY[np.isfinite(EVERY.view(np.float16))]
