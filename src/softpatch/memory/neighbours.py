@@ -103,7 +103,7 @@ def nearest_neighbours(
         bank_owners = torch.full((len(index.points),), -2, device=queries.device)
     radii = torch.zeros(len(index.points), device=queries.device) if radii is None else radii
     if not _use_leaves(len(queries), index):
-        block_bytes = 2**26 if queries.device.type == "cpu" else 2**28
+        block_bytes = 2**23 if queries.device.type == "cpu" else 2**28
         return _search_all(queries.float(), index, query_owners, bank_owners, radii, block_bytes)
     from softpatch.memory.kernels.search import settle  # numba takes half a second to import
 
@@ -147,7 +147,8 @@ def _search_all(
     for asked, owners in zip(torch.split(queries, block), torch.split(query_owners, block), strict=True):
         centred = asked - index.mean
         halves = torch.addmm(half_norms, centred, points.T, alpha=-1)  # ‖q-m‖²/2 less ‖q‖²/2
-        halves = torch.maximum(halves.add_(centred.square().sum(dim=1, keepdim=True) / 2), half_floors)
+        halves.add_(centred.square().sum(dim=1, keepdim=True) / 2)
+        torch.maximum(halves, half_floors, out=halves)
         best, nearest = halves.masked_fill_(owners[:, None] == bank_owners, torch.inf).min(dim=1)
         distances = torch.maximum((asked - index.points[nearest].float()).square().sum(dim=1).sqrt(), radii[nearest])
         found.append((distances.masked_fill(best == torch.inf, torch.inf), nearest))

@@ -4,7 +4,6 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 
@@ -23,4 +22,15 @@ def anomaly_maps(patch_scores: Tensor, size: int, sigma: float) -> Tensor:
 def _upsample_and_smooth(grid: int, size: int, sigma: float) -> Tensor:
     """The matrix (size, grid) that interpolates along one axis, then smooths."""
     upsampled = F.interpolate(torch.eye(grid)[None], size=size, mode="linear", align_corners=False)[0].T
-    return torch.from_numpy(gaussian_filter1d(upsampled.numpy(), sigma, axis=0)) if sigma else upsampled
+    return _smoothing(size, sigma) @ upsampled if sigma else upsampled
+
+
+def _smoothing(size: int, sigma: float) -> Tensor:
+    """The matrix (size, size) of a Gaussian that ends at 4 sigma, along an axis that is mirrored at its ends."""
+    reach = int(4 * sigma + 0.5)
+    offsets = torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * (offsets / sigma).double().square())
+    places = (torch.arange(size)[:, None] + offsets) % (2 * size)
+    places = torch.minimum(places, 2 * size - 1 - places)  # past its ends the axis runs backwards
+    smoothing = torch.zeros(size, size, dtype=torch.float64)
+    return smoothing.scatter_add_(1, places, (weights / weights.sum()).expand(size, -1)).float()

@@ -1,7 +1,6 @@
 """Where on an anomaly map the defects of an anomalous image are."""
 
 import torch
-from scipy.ndimage import label
 from torch import Tensor
 
 _PEAK_SIDE = 1 / 28  # of the map: a patch of the usual grid
@@ -27,6 +26,8 @@ def region_at(anomaly_map: Tensor, map_threshold: float, peak: tuple[int, int]) 
     value, median = float(anomaly_map[row, column]), float(anomaly_map.median())
     level = min(map_threshold, (value + median) / 2)
     if value > level:
+        from scipy.ndimage import label  # a third of a second's import
+
         regions, _ = label((anomaly_map > level).numpy())
         return torch.from_numpy(regions == regions[row, column])
     region = torch.zeros_like(anomaly_map, dtype=torch.bool)
