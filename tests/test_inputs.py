@@ -1,5 +1,6 @@
 """Images of every kind that a user may give, and of folders what serves the purpose."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from softpatch.data.frames import Frame
 from softpatch.data.images import ImageRef
-from softpatch.data.inputs import ChosenImages, choose_images
+from softpatch.data.inputs import ChosenImages, choose_images, is_one_image
 from softpatch.errors import InputError
 from test_decode import RGB, assert_same, unit
 
@@ -38,6 +40,39 @@ def test_image_refs_of_every_kind(tmp_path: Path) -> None:
     assert refs_of(tensor)[1].name == "image 1"
 
 
+@pytest.mark.parametrize(
+    "convert",
+    [
+        lambda grey: grey,
+        lambda grey: grey[:, :, None],
+        lambda grey: np.stack([grey] * 3, axis=2),
+        lambda grey: grey.astype(np.uint16) * 257,
+        lambda grey: grey / 255,
+        lambda grey: (grey / 255).astype(np.float32)[:, ::-1][:, ::-1],
+        lambda grey: torch.from_numpy(grey),
+        lambda grey: torch.from_numpy(grey)[None] / 255,
+        lambda grey: torch.from_numpy(grey).expand(3, -1, -1),
+        lambda grey: Image.fromarray(grey),
+    ],
+)
+def test_a_frame_of_any_kind_is_one_image(convert: Callable[[np.ndarray], Frame]) -> None:
+    frame = convert(RGB[:, :, 0])
+    (ref,) = refs_of(frame)
+    assert is_one_image(frame)
+    assert not is_one_image([frame])
+    assert ref.name == "image 0"
+    assert_same(ref.read(), unit(RGB[:, :, :1].repeat(3, axis=2)))
+    assert [each.name for each in refs_of([frame, frame])] == ["image 0", "image 1"]
+
+
+def test_what_is_one_image(tmp_path: Path) -> None:
+    Image.fromarray(RGB).save(tmp_path / "a.png")
+    assert is_one_image(tmp_path / "a.png")
+    assert is_one_image(refs_of(RGB)[0])
+    for several in (tmp_path, str(tmp_path), [tmp_path / "a.png"], RGB[None], torch.zeros(1, 3, 4, 4)):
+        assert not is_one_image(several)
+
+
 def test_reading_hands_out_copies() -> None:
     tensor = torch.zeros(1, 3, 4, 4)
     refs_of(tensor)[0].read().fill_(1)
@@ -51,9 +86,14 @@ def test_reading_hands_out_copies() -> None:
     ("given", "message"),
     [
         (np.zeros((2, 4, 4), np.uint8), r"not \(2, 4, 4\) uint8"),
-        (np.zeros((2, 4, 4, 3), np.float32), "float32; for floats give a tensor"),
+        (np.zeros((4, 4, 3), np.int32), r"not \(4, 4, 3\) int32"),
+        (np.zeros(4, np.uint8), r"not \(4,\) uint8"),
+        (np.full((4, 4), 255.0), "not 255 to 255; divide 8-bit values by 255"),
+        (np.ma.zeros((4, 4)), "no masked values"),
+        ([np.zeros((1, 2, 4, 4), np.uint8)], r"not \(1, 2, 4, 4\) uint8"),
+        (torch.zeros(4, 4, 3), r"not \(4, 4, 3\) torch.float32"),
+        (torch.zeros(3, 4, 4, dtype=torch.int16), "torch.int16"),
         (torch.zeros(2, 4, 4, 3), r"not \(2, 4, 4, 3\) torch.float32"),
-        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), "torch.uint8"),
         (torch.full((2, 3, 4, 4), 255.0), "not 255 to 255; divide 8-bit values by 255"),
         (torch.full((2, 3, 4, 4), torch.nan), "not nan to nan"),
         (torch.zeros(2, 3, 0, 4), r"not \(2, 3, 0, 4\)"),

@@ -310,7 +310,7 @@ class Detector:
         )
         for batch, sizes, embeddings in one_ahead(embedded):
             image_scores, peaks, patch_scores = self.banks.score(embeddings)
-            maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu()
+            maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy()
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
                 row, column = divmod(int(peaks[i]), columns)

@@ -1,14 +1,20 @@
 """The estimator that most Python users need: explicit settings, `fit`, `predict`, `save`, `load`."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
+from inspect import signature
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings
 from softpatch.data.folder import PassedOver
 from softpatch.data.images import SkippedImage
-from softpatch.data.inputs import Images, choose_images
+from softpatch.data.inputs import Images, choose_images, is_one_image
 from softpatch.detector import Detector
-from softpatch.errors import InputError
+from softpatch.errors import InputError, SoftPatchError
 from softpatch.features.weights import resolve_weights
 from softpatch.model_file import load_detector, save_detector
 from softpatch.progress import Progress, silent
@@ -31,6 +37,8 @@ class SoftPatch:
     >>> detector.settings.discard_rule
     'agreement'
     """
+
+    _detector: Detector | None = None
 
     def __init__(
         self,
@@ -66,37 +74,43 @@ class SoftPatch:
         offline: bool = Runtime.offline,
         memory_budget: str = Runtime.memory_budget,
     ) -> None:
-        self.settings: Settings = preset_settings(
-            preset,
-            {
-                "resize": resize,
-                "crop": crop,
-                "symmetries": symmetries,
-                "backbone": backbone,
-                "layers": layers,
-                "weights": None if weights is None else resolve_weights(weights),
-                "embedding_dim": embedding_dim,
-                "discriminators": discriminators,
-                "lof_neighbors": lof_neighbors,
-                "gaussian_epsilon": gaussian_epsilon,
-                "projected_dim": projected_dim,
-                "rank_scope": rank_scope,
-                "discard_rule": discard_rule,
-                "discard_fraction": discard_fraction,
-                "segmentation_discard_fraction": segmentation_discard_fraction,
-                "weight_rule": weight_rule,
-                "weight_discriminator": weight_discriminator,
-                "weight_clip_quantile": weight_clip_quantile,
-                "coreset_ratio": coreset_ratio,
-                "max_bank_size": max_bank_size,
-                "smoothing_sigma": smoothing_sigma,
-                "false_alarm_rate": false_alarm_rate,
-                "check_share": check_share,
-                "seed": seed,
-            },
-        )
-        self._runtime = Runtime(device, batch_size, workers, offline, memory_budget)
-        self._detector: Detector | None = None
+        self._parameters = {name: value for name, value in locals().items() if name != "self"}
+        self._apply()
+
+    def _apply(self) -> None:
+        """Make settings of the parameters."""
+        given = dict(self._parameters)
+        runtime = {field.name: given.pop(field.name) for field in fields(Runtime)}
+        if given["weights"] is not None:
+            given["weights"] = resolve_weights(given["weights"])
+        self.settings: Settings = preset_settings(given.pop("preset"), given)
+        self._runtime = Runtime(**runtime)
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  scikit-learn asks so
+        """The parameters by name, as they were given: None where the preset's value holds. `deep` changes nothing."""
+        return dict(self._parameters)
+
+    def set_params(self, **parameters: Any) -> "SoftPatch":
+        """Change parameters for the next `fit`; what is learned already stays.
+
+        Raises `InputError` for an unknown name or a value out of its range, and then changes nothing.
+        """
+        before = self._parameters
+        for name in parameters:
+            if name not in before:
+                raise InputError(f"parameter {name!r} is unknown; choose from {', '.join(before)}")
+        self._parameters = {**before, **parameters}
+        try:
+            self._apply()
+        except SoftPatchError:
+            self._parameters = before
+            raise
+        return self
+
+    def __repr__(self) -> str:
+        defaults = {name: each.default for name, each in signature(type(self)).parameters.items()}
+        changed = {name: value for name, value in self._parameters.items() if value != defaults[name]}
+        return f"SoftPatch({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
     @property
     def detector(self) -> Detector:
@@ -127,12 +141,14 @@ class SoftPatch:
         Raises `InputError` for a rate outside its range, and for a model that was written before scores were kept.
         """
         self._detector = self.detector.calibrated(false_alarm_rate)
-        self.settings = self._detector.settings
+        self._parameters["false_alarm_rate"] = false_alarm_rate
+        self.settings = replace(self.settings, false_alarm_rate=false_alarm_rate)
         return self
 
     def fit(
         self,
         images: Images,
+        y: object = None,  # noqa: ARG002  scikit-learn gives labels where there are none
         *,
         layout: str = "auto",
         category: str | None = None,
@@ -142,12 +158,12 @@ class SoftPatch:
     ) -> "SoftPatch":
         """Learn what nominal images look like from `images`, some of which may be anomalous.
 
-        `images` is a folder, a list of paths, PIL images, an (N, H, W, 3) uint8 array or an (N, 3, H, W) float tensor
-        in [0, 1]; of a folder laid out as a dataset (MVTec AD, VisA, BTAD, ...) its training images. An unreadable
-        image goes to `on_skip`, or raises `ImageError` where none is given; so do masks, thumbnails and copies, which
-        are left out silently where none is given. Raises `InputError` for too few images and `WeightsError` where the
-        backbone's weights cannot be had. What else a user should know, such as that the images fall into groups, goes
-        to `on_note`.
+        `images` is a folder, a list of paths or of images in memory, or a batch of these (see
+        `softpatch.data.frames.Frame`); of a folder laid out as a dataset (MVTec AD, VisA, BTAD, ...) its training
+        images are taken. `y` is ignored. An unreadable image goes to `on_skip`, or raises `ImageError` where none is
+        given; so do masks, thumbnails and copies, which are left out silently where none is given. Raises `InputError`
+        for too few images and `WeightsError` where the backbone's weights cannot be had. What else a user should know,
+        such as that the images fall into groups, goes to `on_note`.
         """
         chosen = choose_images(images, "train", layout=layout, category=category)
         _tell(chosen.passed_over, on_skip)
@@ -165,13 +181,26 @@ class SoftPatch:
         threshold: float | None = None,
         on_skip: Callable[[SkippedImage], None] | None = None,
         progress: Progress = silent,
-    ) -> list[Prediction]:
-        """Judge images, in order: of a folder laid out as a dataset, its test images.
+    ) -> Any:
+        """Judge one image, which gives a `Prediction`, or several, which give a list of them in order.
 
-        `threshold` replaces the calibrated one, and scales the others alike. An unreadable image goes to
-        `on_skip`, or raises `ImageError` where none is given. For a long list, use `predict_each`.
+        One image is an image file, or one in memory (see `softpatch.data.frames.Frame`); several are a folder, a batch
+        or a list, whatever its length. Of a folder laid out as a dataset the test images are judged. `threshold`
+        replaces the calibrated one, and scales the others alike. An unreadable image goes to `on_skip`, or raises
+        `ImageError` where none is given; in place of one image's prediction there is None then. For a long list, use
+        `predict_each`.
         """
-        return list(self.predict_each(images, threshold=threshold, on_skip=on_skip, progress=progress))
+        answers = list(self.predict_each(images, threshold=threshold, on_skip=on_skip, progress=progress))
+        if is_one_image(images):
+            return answers[0] if answers else None
+        return answers
+
+    def score_samples(self, images: Images) -> NDArray[np.float64]:
+        """Score images by scikit-learn's convention for outlier detectors: (N,), the lower the more anomalous.
+
+        These are the image scores below zero; an unreadable image raises `ImageError`.
+        """
+        return -np.array([answer.image_score for answer in self.predict_each(images)], dtype=np.float64)
 
     def predict_each(
         self,
@@ -213,6 +242,7 @@ class SoftPatch:
         found = None if weights is None else resolve_weights(weights)
         estimator._detector = load_detector(_path(path), estimator._runtime, weights=found, progress=progress)
         estimator.settings = estimator._detector.settings
+        estimator._parameters |= vars(estimator.settings)
         return estimator
 
 

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from softpatch.data.framing import Framing
 from softpatch.scoring.regions import defect_mask, region_at
@@ -23,8 +23,9 @@ class Prediction:
     `image_score` >= 0 is the largest patch score; higher means more anomalous. `is_anomalous` says that it exceeds
     `threshold`; `verdict` tells those below it that exceed `check_threshold` from good ones. `peak_x`, `peak_y` are the
     centre of the patch with the largest score, in pixels of the original image of `width` x `height`. `anomaly_map` is
-    float32 (crop, crop), and `map_threshold` is to it what `threshold` is to the image score. `is_unlike_training` says
-    that so much of the image is beyond what was learned that it may show another product, or the same in another light.
+    a float32 array (crop, crop), and `map_threshold` is to it what `threshold` is to the image score.
+    `is_unlike_training` says that so much of the image is beyond what was learned that it may show another product, or
+    the same in another light.
     """
 
     path: str
@@ -35,7 +36,7 @@ class Prediction:
     peak_y: float
     width: int
     height: int
-    anomaly_map: Tensor
+    anomaly_map: NDArray[np.float32]
     map_threshold: float
     is_unlike_training: bool
     framing: Framing
@@ -58,13 +59,13 @@ class Prediction:
         return self.image_score / self.threshold if self.threshold else math.inf
 
     @property
-    def mask(self) -> Tensor:
+    def mask(self) -> NDArray[np.bool_]:
         """Where the defects are: bool (crop, crop), like the map. Of an anomalous image never empty, of another always.
 
         See `softpatch.scoring.regions.defect_mask`.
         """
         if not self.is_anomalous:
-            return torch.zeros_like(self.anomaly_map, dtype=torch.bool)
+            return np.zeros(self.anomaly_map.shape, dtype=np.bool_)
         return defect_mask(self.anomaly_map, self.map_threshold, self._peak)
 
     @property
@@ -76,7 +77,7 @@ class Prediction:
         if not self.is_anomalous:
             return None
         region = region_at(self.anomaly_map, self.map_threshold, self._peak)
-        (top, bottom), (left, right) = (_extent(region.any(dim=axis)) for axis in (1, 0))
+        (top, bottom), (left, right) = (_extent(region, axis) for axis in (0, 1))
         return self.framing.box_to_original((left, top, right, bottom), self.width, self.height)
 
     @property
@@ -90,15 +91,15 @@ class Prediction:
         return self.is_anomalous
 
     @property
-    def pred_mask(self) -> Tensor:
+    def pred_mask(self) -> NDArray[np.bool_]:
         """anomalib's name of `mask`."""
         return self.mask
 
-    def map_at_original_size(self) -> Tensor:
+    def map_at_original_size(self) -> NDArray[np.float32]:
         """The anomaly map over the original image: float32 (height, width), NaN where the crop does not reach."""
         return self.framing.map_to_original(self.anomaly_map, self.width, self.height)
 
-    def mask_at_original_size(self) -> Tensor:
+    def mask_at_original_size(self) -> NDArray[np.bool_]:
         """The mask over the original image: bool (height, width)."""
         return mask_to_original(self.framing, self.mask, self.width, self.height)
 
@@ -132,19 +133,20 @@ class Prediction:
         return y, x
 
 
-def mask_to_original(framing: Framing, mask: Tensor, width: int, height: int) -> Tensor:
+def mask_to_original(framing: Framing, mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
     """Bring a mask of the crop (crop, crop) to the original size (height, width); one that is not empty stays so."""
-    covered = framing.map_to_original(mask.float(), width, height).nan_to_num(0)
-    return covered > min(0.5, 0.99 * float(covered.max()))
+    covered = np.nan_to_num(framing.map_to_original(mask.astype(np.float32), width, height))
+    at_original_size: NDArray[np.bool_] = covered > min(0.5, 0.99 * float(covered.max()))
+    return at_original_size
 
 
-def _extent(occupied: Tensor) -> tuple[int, int]:
-    """The first and the last of those that are true in (n,), the last plus one."""
-    places = occupied.nonzero().flatten()
-    return int(places[0]), int(places[-1]) + 1
+def _extent(region: NDArray[np.bool_], axis: int) -> tuple[int, int]:
+    """The first place along an axis that the region reaches, and the first beyond it."""
+    places = region.nonzero()[axis]
+    return int(places.min()), int(places.max()) + 1
 
 
-def is_unlike_training(anomaly_map: Tensor, map_threshold: float) -> bool:
+def is_unlike_training(anomaly_map: NDArray[np.float32], map_threshold: float) -> bool:
     """Whether an anomaly map (crop, crop) is high nearly everywhere, beside the calibrated threshold of maps."""
     some = anomaly_map[::4, ::4]  # it is smooth
-    return bool((some > map_threshold).float().mean() > UNLIKE_SHARE or some.median() > UNLIKE_MEDIAN * map_threshold)
+    return bool((some > map_threshold).mean() > UNLIKE_SHARE or np.median(some) > UNLIKE_MEDIAN * map_threshold)

@@ -44,5 +44,11 @@ def _workers(count: int) -> ThreadPoolExecutor:
     return pool
 
 
+def _begin_forked() -> None:
+    """A forked process has none of the threads, neither these nor those that OpenMP would wait for."""
+    _workers.cache_clear()
+    torch.set_num_threads(1)
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked process has none of the threads
+    os.register_at_fork(after_in_child=_begin_forked)

@@ -91,6 +91,14 @@ def rgb_tensor(image: Image.Image) -> Tensor:
         return _rgb(image)
 
 
+def pixels_tensor(pixels: NDArray[np.generic]) -> Tensor:
+    """Convert pixels (H, W), (H, W, 1) or (H, W, 3) of 8 or 16 bits or floats to RGB float32 (3, H, W) in [0, 1].
+
+    Raises `ImageError` where they leave their range.
+    """
+    return _upright_rgb(pixels, None)
+
+
 @contextmanager
 def opened(path: Path) -> Iterator[Image.Image | Tensor]:
     """Give the image in a file: a PIL image, not decoded yet and bounded, or for plain TIFFs its tensor.

@@ -3,8 +3,10 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
 from torch import Tensor
 
 from softpatch.errors import InputError
@@ -79,7 +81,7 @@ class Framing:
         right, bottom = (math.ceil((box[i] + self.margin) * scale) for i, scale in ((2, x_scale), (3, y_scale)))
         return left, top, min(right, width), min(bottom, height)
 
-    def map_to_original(self, anomaly_map: Tensor, width: int, height: int) -> Tensor:
+    def map_to_original(self, anomaly_map: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
         """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.
 
         Pixels outside the crop, which the network never saw, are NaN.
@@ -87,13 +89,13 @@ class Framing:
         left, top = (round(self.margin * side / self.resize) for side in (width, height))
         right, bottom = (round((self.margin + self.crop) * side / self.resize) for side in (width, height))
         inside = F.interpolate(
-            anomaly_map[None, None],
+            torch.from_numpy(anomaly_map)[None, None],
             size=(max(1, bottom - top), max(1, right - left)),
             mode="bilinear",
             align_corners=False,
         )
-        whole = torch.full((height, width), torch.nan)
-        whole[top : top + inside.shape[2], left : left + inside.shape[3]] = inside[0, 0]
+        whole = np.full((height, width), np.nan, dtype=np.float32)
+        whole[top : top + inside.shape[2], left : left + inside.shape[3]] = inside[0, 0].numpy()
         return whole
 
     def _crop(self, image: Tensor) -> Tensor:

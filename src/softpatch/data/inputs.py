@@ -6,27 +6,24 @@ thumbnails and the like passed over.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from torch import Tensor
 
-from softpatch.data.decode import rgb_tensor
 from softpatch.data.folder import PassedOver, photographs
+from softpatch.data.frames import Frame, frame_refs, is_frame
 from softpatch.data.images import ImageRef, file_ref
 from softpatch.data.layouts import open_dataset
 from softpatch.data.layouts.samples import HELD_OUT
 from softpatch.errors import InputError
 
-Images = str | Path | Image.Image | np.ndarray | Tensor | Sequence[str | Path | Image.Image | np.ndarray | ImageRef]
-"""What `fit` and `predict` take: a folder, a file, a list of paths, PIL images, an (N, H, W, 3) uint8 array
-or an (N, 3, H, W) float tensor in [0, 1]."""
+Images = str | Path | Frame | Sequence[str | Path | Frame | ImageRef]
+"""What `fit` and `predict` take: a folder, a file, an image in memory or a batch of them (see `Frame`), or a list of
+any of these."""
 Purpose = Literal["train", "predict"]
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ def choose_images(
 
     Of a dataset's folder these are the training images, or to predict the test images; all where the dataset does not
     divide them. Raises `InputError` as `open_dataset` and `look_into` do, for an array or tensor of another shape,
-    dtype or range than `Images` says, and for a `layout` or `category` that goes with no single folder.
+    dtype or range than `Frame` says, and for a `layout` or `category` that goes with no single folder.
     """
     folder = _one_folder(images)
     if folder is not None:
@@ -54,6 +51,13 @@ def choose_images(
         given = f"layout {layout!r}" if category is None else f"category {category!r}"
         raise InputError(f"{given} goes with the one folder of a dataset, not with several images")
     return _named(images)
+
+
+def is_one_image(images: Images) -> bool:
+    """Whether this is one image rather than a folder, a batch or a list: an image file, or one in memory."""
+    if isinstance(images, (str, Path)):
+        return _one_folder(images) is None
+    return is_frame(images) or isinstance(images, ImageRef)
 
 
 def _one_folder(images: Images) -> Path | None:
@@ -87,13 +91,9 @@ def _of_folder(folder: Path, purpose: Purpose, layout: str, category: str | None
 
 
 def _named(images: Images) -> ChosenImages:
-    if isinstance(images, Tensor):
-        return ChosenImages(_of_tensor(images))
-    if isinstance(images, np.ndarray):
-        return ChosenImages(_of_array(images))
-    items = [images] if isinstance(images, (str, Path, Image.Image, ImageRef)) else images
+    items = [images] if isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor, ImageRef)) else images
     if not isinstance(items, Iterable):
-        raise InputError(f"images are a folder, paths, PIL images, an array or a tensor, not {images!r}")
+        raise InputError(f"images are a folder, paths, PIL images, arrays or tensors, not {images!r}")
     refs: list[ImageRef] = []
     passed_over: list[PassedOver] = []
     for item in items:
@@ -103,37 +103,8 @@ def _named(images: Images) -> ChosenImages:
             contents = photographs(_path(item))
             refs += [file_ref(path) for path in contents.images]
             passed_over += contents.passed_over
-        elif isinstance(item, Image.Image):
-            refs.append(ImageRef(f"image {len(refs)}", partial(rgb_tensor, item)))
-        elif isinstance(item, np.ndarray):
-            refs += _of_array(item[None], start=len(refs))
+        elif isinstance(item, (Image.Image, np.ndarray, Tensor)):
+            refs += frame_refs(item, start=len(refs))
         else:
-            raise InputError(f"an image is a path, a PIL image or an (H, W, 3) uint8 array, not {type(item).__name__}")
+            raise InputError(f"an image is a path, a PIL image, an array or a tensor, not {type(item).__name__}")
     return ChosenImages(tuple(refs), tuple(passed_over))
-
-
-def _of_array(array: np.ndarray, start: int = 0) -> tuple[ImageRef, ...]:
-    if isinstance(array, np.ma.MaskedArray):
-        raise InputError("an image array has no masked values; fill them first")
-    if array.ndim != 4 or array.shape[3] != 3 or array.dtype != np.uint8 or not all(array.shape[1:]):
-        raise InputError(
-            f"an image array is (N, H, W, 3) uint8, not {array.shape} {array.dtype}; for floats give a tensor"
-        )
-
-    def read(image: np.ndarray) -> Tensor:
-        return torch.from_numpy(image.copy()).permute(2, 0, 1).float().div_(255)
-
-    return tuple(ImageRef(f"image {start + i}", partial(read, image)) for i, image in enumerate(array))
-
-
-def _of_tensor(images: Tensor) -> tuple[ImageRef, ...]:
-    if images.layout != torch.strided or images.is_meta or images.is_nested:
-        raise InputError("an image tensor holds its values itself; give one that is not sparse, nested or meta")
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype not in _FLOATS or not all(images.shape[1:]):
-        raise InputError(f"an image tensor is (N, 3, H, W) float, not {tuple(images.shape)} {images.dtype}")
-    if images.numel() and not (images.min() >= 0 and images.max() <= 1):
-        raise InputError(
-            f"an image tensor holds values in [0, 1], not {images.min():g} to {images.max():g}; "
-            "divide 8-bit values by 255"
-        )
-    return tuple(ImageRef(f"image {i}", image.detach().float().cpu().clone) for i, image in enumerate(images))

@@ -73,8 +73,7 @@ def draw_comparison(
     }
     rows = sorted(first_of_kind.values())
     scales = {
-        preset: colour_scale([answer.anomaly_map.numpy() for answer in answers])
-        for preset, answers in predictions.items()
+        preset: colour_scale([answer.anomaly_map for answer in answers]) for preset, answers in predictions.items()
     }
     figure = Figure(figsize=(2.3 * (2 + len(predictions)), 2.35 * len(rows) + 0.9), layout="constrained")
     axes = figure.subplots(len(rows), 2 + len(predictions), squeeze=False)
@@ -88,7 +87,7 @@ def draw_comparison(
         row[1].contour(sample.read_mask().numpy(), levels=[0.5], colors=["#00b050"], linewidths=1.5)
         for axis, (preset, answers) in zip(row[2:], predictions.items(), strict=True):
             low, high = scales[preset]
-            heat = answers[number].map_at_original_size().nan_to_num(0).numpy()
+            heat = np.nan_to_num(answers[number].map_at_original_size())
             axis.imshow(tint(grey, (heat - low) / (high - low)))
     titles = ["test image", "where the defect is"]
     for preset in predictions:

@@ -93,7 +93,7 @@ def evaluate(
             on_prediction(sample, prediction)
         mask = _mask(sample, framing)
         if mask is not None:
-            pixels.add(mask, prediction.anomaly_map.numpy())
+            pixels.add(mask, prediction.anomaly_map)
             masks["known"] += 1
             masks["empty"] += sample.is_anomalous and not mask.any()
             masks["full"] += sample.is_anomalous and bool(mask.all())

@@ -24,7 +24,7 @@ _FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thre
 
 def save_map(prediction: Prediction, path: Path) -> None:
     """Write the anomaly map at the original size as a float32 TIFF (height, width), NaN outside the crop."""
-    pixels = prediction.map_at_original_size().numpy()
+    pixels = prediction.map_at_original_size()
     with replacing(path) as temporary:
         tifffile.imwrite(temporary, pixels, compression="zlib")
 
@@ -54,18 +54,19 @@ def _at_most(image: Tensor, pixels: int) -> Tensor:
     return image if factor <= 1 else F.avg_pool2d(image, factor)
 
 
-def overlay(image: Tensor, anomaly_map: Tensor, map_threshold: float, mask: Tensor) -> NDArray[np.uint8]:
+def overlay(
+    image: Tensor, anomaly_map: NDArray[np.float32], map_threshold: float, mask: NDArray[np.bool_]
+) -> NDArray[np.uint8]:
     """Lay a heat map over an image (3, H, W) in [0, 1]: uint8 (H, W, 3).
 
     The scale is the same for every image of a detector: colours begin at 0.7 times the map threshold and are strongest
     at 1.7 times; a white line runs around what `mask`, bool (H, W), holds. `anomaly_map` (H, W) may hold NaN, which
     stays untinted.
     """
-    heat = anomaly_map.nan_to_num(0).numpy() / max(map_threshold, 1e-12)
+    heat = np.nan_to_num(anomaly_map) / max(map_threshold, 1e-12)
     tinted = tint(image, (heat - _FAINTEST) / (_STRONGEST - _FAINTEST))
-    inside = mask.numpy()
-    thickness = max(1, round(max(inside.shape) / 400))
-    tinted[inside & ~binary_erosion(inside, iterations=thickness)] = _OUTLINE
+    thickness = max(1, round(max(mask.shape) / 400))
+    tinted[mask & ~binary_erosion(mask, iterations=thickness)] = _OUTLINE
     pixels: NDArray[np.uint8] = np.rint(np.clip(tinted, 0, 1) * 255).astype(np.uint8)
     return pixels
 
