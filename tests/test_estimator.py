@@ -1,16 +1,21 @@
 """The estimator takes images in every form and keeps its promises."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
+from sklearn.utils import estimator_checks
 
 import softpatch
 from conftest import SIZE, tiny_softpatch
+from softpatch.data.images import SkippedImage
 from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
+from softpatch.results import Prediction
 
 
 def test_public_names() -> None:
@@ -44,6 +49,56 @@ def test_every_form_of_images_gives_the_same_answers(fitted: SoftPatch, forms: d
         assert (answers[0].width, answers[0].height) == (SIZE, SIZE)
     thresholds = [tiny_softpatch(preset="patchcore").fit(images).threshold for images in forms.values()]
     assert thresholds == pytest.approx([thresholds[0]] * len(thresholds), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:InputError occurred during set_params")  # a wrong value is refused at once
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_parameters_default_constructible,
+        estimator_checks.check_no_attributes_set_in_init,
+        estimator_checks.check_get_params_invariance,
+        estimator_checks.check_set_params,
+        estimator_checks.check_estimator_repr,
+        estimator_checks.check_estimator_cloneable,
+    ],
+)
+def test_conventions_of_scikit_learn(check: Callable[[str, SoftPatch], None]) -> None:
+    check("SoftPatch", SoftPatch(preset="patchcore", discriminators=["lof"], false_alarm_rate=0.02))
+
+
+def test_parameters_can_be_read_and_changed(fitted: SoftPatch, good_images: np.ndarray, tmp_path: Path) -> None:
+    estimator = SoftPatch(preset="softpatch", seed=3)
+    assert repr(estimator) == "SoftPatch(preset='softpatch', seed=3)"
+    assert estimator.set_params(seed=4, false_alarm_rate=0.1).settings.seed == 4
+    assert estimator.get_params()["false_alarm_rate"] == 0.1
+    with pytest.raises(InputError, match=r"crop is .*-1|crop -1"):
+        estimator.set_params(seed=5, crop=-1)
+    with pytest.raises(InputError, match="'epochs' is unknown; choose from preset, "):
+        estimator.set_params(epochs=3)
+    assert (estimator.settings.seed, estimator.get_params()["seed"]) == (4, 4)
+    fitted.save(tmp_path / "model")
+    loaded = SoftPatch.load(tmp_path / "model", device="cpu")
+    assert clone(loaded).settings == loaded.settings == fitted.settings
+    assert loaded.score_samples(good_images).tolist() == [-each.image_score for each in loaded.predict(good_images)]
+
+
+def test_one_image_gives_one_prediction(fitted: SoftPatch, defective_images: np.ndarray, tmp_path: Path) -> None:
+    frame = defective_images[0]
+    path = tmp_path / "a.png"
+    Image.fromarray(frame).save(path)
+    expected = fitted.predict([frame])[0].image_score
+    for image in (frame, Image.fromarray(frame), torch.from_numpy(frame).permute(2, 0, 1), path, str(path)):
+        answer = fitted.predict(image)
+        assert isinstance(answer, Prediction)
+        assert answer.image_score == pytest.approx(expected, rel=1e-6)
+    for several in (tmp_path, [path], frame[None]):
+        assert [type(each) for each in fitted.predict(several)] == [Prediction]
+    assert isinstance(answer.anomaly_map, np.ndarray)
+    path.write_bytes(b"")
+    skipped: list[SkippedImage] = []
+    assert fitted.predict(path, on_skip=skipped.append) is None
+    assert [each.reason for each in skipped] == ["the file is empty"]
 
 
 def test_not_fitted_is_said(good_images: np.ndarray, tmp_path: Path) -> None:

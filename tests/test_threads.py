@@ -5,11 +5,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from threading import Barrier, Event, get_ident
 
+import numpy as np
 import pytest
 import torch
 
+from softpatch.estimator import SoftPatch
 from softpatch.features.backbone import load_backbone
 from softpatch.threads import one_ahead, single_threaded_workers
 
@@ -74,6 +77,30 @@ assert list(single_threaded_workers().map(abs, [-1])) == [1]
 child = os.fork()
 if child == 0:
     os._exit(sum(single_threaded_workers().map(abs, [-3, 4])))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120, check=False).returncode == 7
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_a_forked_process_predicts(fitted: SoftPatch, defective_images: np.ndarray, tmp_path: Path) -> None:
+    # OpenMP's threads are gone in the child, and it would wait for them
+    model, frame = tmp_path / "model.safetensors", tmp_path / "frame.npy"
+    fitted.save(model)
+    np.save(frame, defective_images[0].repeat(4, axis=0).repeat(4, axis=1))
+    script = f"""
+import os, sys
+import numpy as np
+import torch
+from softpatch import SoftPatch
+
+torch.set_num_threads(2)
+detector = SoftPatch.load({str(model)!r}, device="cpu")
+frame = np.load({str(frame)!r})
+expected = detector.predict(frame).image_score
+child = os.fork()
+if child == 0:
+    os._exit(7 if abs(detector.predict(frame).image_score - expected) < 1e-4 else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", script], timeout=120, check=False).returncode == 7

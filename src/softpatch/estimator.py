@@ -83,7 +83,7 @@ class SoftPatch:
         runtime = {field.name: given.pop(field.name) for field in fields(Runtime)}
         if given["weights"] is not None:
             given["weights"] = resolve_weights(given["weights"])
-        self.settings: Settings = preset_settings(given.pop("preset"), given)
+        self._settings = preset_settings(given.pop("preset"), given)
         self._runtime = Runtime(**runtime)
 
     def get_params(self, deep: bool = True) -> dict[str, Any]:  # noqa: ARG002  scikit-learn asks so
@@ -111,6 +111,11 @@ class SoftPatch:
         defaults = {name: each.default for name, each in signature(type(self)).parameters.items()}
         changed = {name: value for name, value in self._parameters.items() if value != defaults[name]}
         return f"SoftPatch({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
+
+    @property
+    def settings(self) -> Settings:
+        """Every setting: what was given, and else what the preset says."""
+        return self._settings
 
     @property
     def detector(self) -> Detector:
@@ -142,7 +147,7 @@ class SoftPatch:
         """
         self._detector = self.detector.calibrated(false_alarm_rate)
         self._parameters["false_alarm_rate"] = false_alarm_rate
-        self.settings = replace(self.settings, false_alarm_rate=false_alarm_rate)
+        self._settings = replace(self._settings, false_alarm_rate=false_alarm_rate)
         return self
 
     def fit(
@@ -241,8 +246,8 @@ class SoftPatch:
         )
         found = None if weights is None else resolve_weights(weights)
         estimator._detector = load_detector(_path(path), estimator._runtime, weights=found, progress=progress)
-        estimator.settings = estimator._detector.settings
-        estimator._parameters |= vars(estimator.settings)
+        estimator._settings = estimator._detector.settings
+        estimator._parameters |= vars(estimator._settings)
         return estimator
 
 
