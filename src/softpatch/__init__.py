@@ -2,7 +2,7 @@
 
 >>> from softpatch import SoftPatch                     # doctest: +SKIP
 >>> detector = SoftPatch().fit("images/")               # doctest: +SKIP
->>> detector.predict("new.png")[0].is_anomalous         # doctest: +SKIP
+>>> detector.predict("new.png").is_anomalous            # doctest: +SKIP
 """
 
 from typing import TYPE_CHECKING, Any

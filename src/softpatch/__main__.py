@@ -1,5 +1,6 @@
 """The commands `softpatch` and `python -m softpatch`, ready to be stopped before anything slow is imported."""
 
+import gc
 import os
 import signal
 import sys
@@ -31,6 +32,8 @@ def main() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(128 + _received[0])  # a thread still at work in compiled code would abort an orderly end
+    finally:
+        gc.freeze()  # else the end of the process looks for garbage among all that torch made, for a second
 
 
 def _leave(number: int, _: object) -> None:
