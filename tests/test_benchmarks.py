@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import gpu
 import performance
 import robust
+import startup
 from performance import Row, cached_norms_loop, fallen
 
 from softpatch.memory.coreset import greedy_coreset
@@ -32,6 +33,14 @@ def test_the_gpu_benchmark_runs_on_a_cpu(monkeypatch: pytest.MonkeyPatch, tmp_pa
     rows = json.loads(output.read_text())["rows"]
     assert [row["unit"] for row in rows].count("images") == 7  # network; fit and predict, three times
     assert all(row["value"] > 0 for row in rows)
+
+
+def test_a_command_that_takes_too_long_is_told() -> None:
+    assert "MISSED" in str(startup.Row("help", 0.31, 0.1, 0.3))
+    assert "MISSED" not in str(startup.Row("help", 0.29, 0.1, 0.3))
+    # a slow machine is slow for torch as well
+    assert "MISSED" not in str(startup.Row("predict one image", 3.0, 1.4, 2.0))
+    assert "MISSED" in str(startup.Row("predict one image", 3.0, 1.6, 2.0))
 
 
 def test_the_references_pick_as_the_coreset_does() -> None:
