@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from softpatch.memory.agreement import (
-    Contamination,
     audit_images,
     concentrate,
     estimate_contamination,
@@ -19,6 +18,7 @@ from softpatch.memory.agreement import (
     support_radii,
     two_groups,
 )
+from softpatch.memory.estimate import Contamination
 
 
 @pytest.mark.parametrize("patches", [1, 9, 400])

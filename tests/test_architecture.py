@@ -16,6 +16,7 @@ FLOORS = [
     {"data"},
     {"features"},
     {"memory"},
+    {"stored_model"},
     {"memory_budget", "symmetry"},
     {"passes"},
     {"scoring"},

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -51,17 +52,23 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
     ("values", "said"),
     [
         ({"nose": 0.1}, "a task has no 'nose'; it has data, category, method, protocol, noise_ratio"),
-        ({"method": "softpatch++"}, r"method is 'softpatch\+\+'; choose from padim, cflow, igd, musc, meds, patchcore"),
-        ({"protocol": "mixed"}, "protocol is 'mixed'; choose from clean, no-overlap, overlap, overlap-distinct"),
-        ({"layout": "voc"}, "layout is 'voc'; choose from folder, visa"),
-        ({"noise_ratio": 0.1, "protocol": "clean"}, "noise_ratio is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
-        ({"noise_ratio": 0, "protocol": "overlap"}, "noise_ratio is 0 in the protocol 'overlap'"),
-        ({"noise_ratio": 1.5}, "noise_ratio is 1.5; it lies between 0 and 1"),
-        ({"noise_ratio": "much"}, "noise_ratio is 'much'; it must be float"),
-        ({"seed": 0.5}, "seed is 0.5; it must be int"),
-        ({"seed": True}, "seed is True; it must be int"),
-        ({"noise_ratio": True}, "noise_ratio is True; it must be float"),
-        ({"coreset_ratio": 7}, "coreset_ratio is 7"),
+        (
+            {"method": "softpatch++"},
+            r"`method` 'softpatch\+\+' is unknown; choose from padim, cflow, igd, musc, meds, patchcore",
+        ),
+        (
+            {"protocol": "mixed"},
+            "`protocol` 'mixed' is unknown; choose from clean, no-overlap, overlap, overlap-distinct",
+        ),
+        ({"layout": "voc"}, "`layout` 'voc' is unknown; choose from auto, folder, visa"),
+        ({"noise_ratio": 0.1, "protocol": "clean"}, "`noise_ratio` is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
+        ({"noise_ratio": 0, "protocol": "overlap"}, "`noise_ratio` is 0 in the protocol 'overlap'"),
+        ({"noise_ratio": 1.5}, "`noise_ratio` is 1.5; it lies between 0 and 1"),
+        ({"noise_ratio": "much"}, "`noise_ratio` is 'much'; it must be float"),
+        ({"seed": 0.5}, "`seed` is 0.5; it must be int"),
+        ({"seed": True}, "`seed` is True; it must be int"),
+        ({"noise_ratio": True}, "`noise_ratio` is True; it must be float"),
+        ({"coreset_ratio": 7}, "`coreset_ratio` is 7"),
     ],
 )
 def test_a_bad_task_is_refused(values: dict[str, object], said: str) -> None:
@@ -70,7 +77,7 @@ def test_a_bad_task_is_refused(values: dict[str, object], said: str) -> None:
 
 
 def test_a_task_needs_data_category_and_method() -> None:
-    with pytest.raises(InputError, match="a task needs 'method'; this one has data, category"):
+    with pytest.raises(InputError, match="a task needs `method`, which is not given"):
         task_of({"data": "a", "category": "b"})
 
 
@@ -118,7 +125,7 @@ def test_a_list_file_gives_every_combination_once(tmp_path: Path) -> None:
         ("[task]\na = 1", r"has a part 'task'; its parts are \[defaults\] and \[\[tasks\]\]"),
         ("[defaults]\na = 1", r"has no \[\[tasks\]\]"),
         ("tasks = 3", r"has no \[\[tasks\]\]"),
-        ('[[tasks]]\ndata = "a"\ncategory = "b"\nmethod = "c"', "task 1: method is 'c'"),
+        ('[[tasks]]\ndata = "a"\ncategory = "b"\nmethod = "c"', "task 1: method 'c' is unknown"),
     ],
 )
 def test_a_bad_list_file_is_refused(text: str, said: str, tmp_path: Path) -> None:
@@ -239,7 +246,7 @@ def test_too_many_images_for_the_budget_are_told(plate_folder: Path) -> None:
     run_tasks([tiny_task()], plate_folder.parent / "rows.jsonl", plate_folder.parent, runtime)
     (row,) = read_rows(plate_folder.parent / "rows.jsonl")
     assert re.search(
-        r"the patch embeddings of \d+ images take 0\.\d GB .* --memory-budget 0\.01MB; allow more", row["error"]
+        r"the patch embeddings of \d+ images take 0\.\d GB .* `memory_budget` 0\.01MB; allow more", row["error"]
     )
 
 
@@ -634,7 +641,38 @@ def test_the_command_runs_tasks_and_sums_up(plate_folder: Path, capsys: pytest.C
     assert command("run", "--data", "nowhere", "--category", "x", "--method", "padim", *where) == 2
     assert "x, padim: " in capsys.readouterr().err
     assert command("run", "--data", "nowhere", *where) == 2
-    assert "a task needs 'category'; this one has data" in capsys.readouterr().err
+    assert "a task needs --method, which is not given. See softpatch bench run --help." in capsys.readouterr().err
+
+
+def test_a_products_own_folder_is_a_task(plate_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    labelled = plate_folder.parent / "sorted"
+    labelled.mkdir()
+    shutil.copytree(plate_folder / "train/good", labelled / "good")
+    shutil.copytree(plate_folder / "test/blot", labelled / "blot")
+    options = ["--method", "patchcore", "--noise", "0.2", "--device", "cpu"]
+    for folder in (plate_folder, labelled):
+        rows = plate_folder.parent / f"{folder.name}.jsonl"
+        assert command("run", "--data", str(folder), *options, "-o", str(rows)) == 0
+        (row,) = read_rows(rows)
+        assert (row["category"], row["error"]) == (folder.name, None)
+    shutil.rmtree(labelled / "blot")
+    assert command("run", "--data", str(labelled), *options, "-o", str(rows.with_name("other.jsonl"))) == 2
+    assert "--noise 0.2 needs anomalous test images" in capsys.readouterr().err
+
+
+def test_a_folder_of_several_products_is_none(plate_folder: Path) -> None:
+    shutil.copytree(plate_folder, plate_folder.parent / "line/plates")
+    shutil.copytree(plate_folder, plate_folder.parent / "line/tiles")
+    task = task_of({"data": "line", "method": "patchcore"})
+    run_tasks([task], plate_folder.parent / "rows.jsonl", plate_folder.parent, Runtime("cpu"))
+    (row,) = read_rows(plate_folder.parent / "rows.jsonl")
+    assert "holds the categories plates, tiles; choose one as `category`" in row["error"]
+
+
+def test_a_list_is_told_of_its_own_fields_not_of_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.toml").write_text('[[tasks]]\ndata = "d"\nmethod = "patchcore"\ncoreset_ratio = 7\n')
+    assert command("run", str(tmp_path / "a.toml"), "-o", str(tmp_path / "rows.jsonl")) == 2
+    assert "task 1: coreset_ratio is 7;" in capsys.readouterr().err
 
 
 def test_a_summary_is_not_written_over_its_rows(tmp_path: Path, capsys) -> None:

@@ -88,7 +88,7 @@ OUT_OF_RANGE: list[tuple[str, Any]] = [
 
 @pytest.mark.parametrize(("name", "value"), OUT_OF_RANGE)
 def test_a_value_out_of_range_is_refused_by_name_and_value(name: str, value: float) -> None:
-    with pytest.raises(InputError, match=f"^{name} is {re.escape(str(value))}; it must be"):
+    with pytest.raises(InputError, match=f"^`{name}` is {re.escape(str(value))}; it must be"):
         preset_settings("softpatch+", {name: value})
 
 
@@ -100,7 +100,7 @@ def test_a_value_out_of_range_is_refused_by_name_and_value(name: str, value: flo
     ],
 )
 def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str, choices: str) -> None:
-    with pytest.raises(InputError, match=f"^{name} '{value}' is unknown; choose from {choices}$"):
+    with pytest.raises(InputError, match=f"^`{name}` '{value}' is unknown; choose from {choices}"):
         Settings(**{name: value})
 
 
@@ -119,12 +119,12 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str, value: str
     ],
 )
 def test_a_value_of_another_type_is_refused(name: str, value: Any, expected: str) -> None:
-    with pytest.raises(InputError, match=f"^{name} is {re.escape(repr(value))}; it must be {re.escape(expected)}"):
+    with pytest.raises(InputError, match=f"^`{name}` is {re.escape(repr(value))}; it must be {re.escape(expected)}"):
         Settings(**{name: value})
 
 
 def test_a_negative_seed_is_refused() -> None:
-    with pytest.raises(InputError, match=r"^seed is -1; it is a whole number"):
+    with pytest.raises(InputError, match=r"^`seed` is -1; it is a whole number"):
         Settings(seed=-1)
 
 
@@ -134,7 +134,7 @@ def test_lists_serve_as_tuples() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("batch_size", 0), ("workers", -1), ("batch_size", 2.0), ("offline", 1)])
 def test_a_senseless_runtime_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(InputError, match=f"^{name} is {value}; it must be"):
+    with pytest.raises(InputError, match=f"^`{name}` is {value}; it must be"):
         Runtime(**{name: value})
 
 
@@ -165,7 +165,7 @@ def test_nothing_can_be_discarded_without_a_discriminator() -> None:
 
 def test_an_unknown_preset_is_refused() -> None:
     with pytest.raises(
-        InputError, match=r"^preset 'padim' is unknown; choose from agreement, softpatch\+, softpatch, patchcore$"
+        InputError, match=r"^`preset` 'padim' is unknown; choose from agreement, softpatch\+, softpatch, patchcore$"
     ):
         preset_settings("padim", {})
 

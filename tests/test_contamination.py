@@ -118,12 +118,12 @@ def test_the_largest_ratio_is_told_and_works(train: int, anomalous: int) -> None
 @pytest.mark.parametrize(
     ("protocol", "ratio", "seed", "message"),
     [
-        ("mixed", 0.1, 0, "protocol 'mixed' is unknown; choose clean, no-overlap, overlap, overlap-distinct"),
-        ("overlap", 1.01, 0, "noise_ratio is 1.01; it lies between 0 and 1"),
-        ("overlap", -0.1, 0, "noise_ratio is -0.1"),
-        ("overlap", math.nan, 0, "noise_ratio is nan"),
-        ("clean", 0.1, 0, "noise_ratio is 0.1 in the protocol 'clean', which adds nothing; give 0"),
-        ("overlap", 0.1, -1, "seed is -1; it is a whole number, 0 or more"),
+        ("mixed", 0.1, 0, "`protocol` 'mixed' is unknown; choose from clean, no-overlap, overlap, overlap-distinct"),
+        ("overlap", 1.01, 0, "`noise_ratio` is 1.01; it lies between 0 and 1"),
+        ("overlap", -0.1, 0, "`noise_ratio` is -0.1"),
+        ("overlap", math.nan, 0, "`noise_ratio` is nan"),
+        ("clean", 0.1, 0, "`noise_ratio` is 0.1 in the protocol 'clean', which adds nothing; give 0"),
+        ("overlap", 0.1, -1, "`seed` is -1; it is a whole number, 0 or more"),
     ],
 )
 def test_bad_arguments(protocol: str, ratio: float, seed: int, message: str) -> None:
@@ -133,7 +133,7 @@ def test_bad_arguments(protocol: str, ratio: float, seed: int, message: str) -> 
 
 @pytest.mark.parametrize("protocol", ["no-overlap", "overlap"])
 def test_without_anomalous_images_nothing_can_be_added(protocol: str) -> None:
-    with pytest.raises(InputError, match=r"noise_ratio 0.1 needs anomalous test images; d has none"):
+    with pytest.raises(InputError, match=r"`noise_ratio` 0.1 needs anomalous test images; d has none"):
         contaminate(dataset(10, 5, 0), protocol=protocol, noise_ratio=0.1, seed=0)
     assert contaminate(dataset(10, 5, 0), protocol=protocol, noise_ratio=0.05, seed=0).injected == ()
 

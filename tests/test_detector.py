@@ -277,5 +277,5 @@ def test_symmetries_are_found_and_learned_from(good_images: np.ndarray) -> None:
     assert len(found.banks.classification.patches) == len(plain.banks.classification.patches)
     assert set(found.banks.classification.owners.tolist()) <= set(range(12))
     assert not torch.equal(found.banks.classification.patches, plain.banks.classification.patches)
-    with pytest.raises(InputError, match="symmetries 'all' is unknown; choose from none, find"):
+    with pytest.raises(InputError, match="`symmetries` 'all' is unknown; choose from none, find"):
         tiny_softpatch(symmetries="all")

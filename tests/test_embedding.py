@@ -114,7 +114,7 @@ def test_maps_of_either_precision() -> None:
 
 
 def test_too_few_dimensions_for_the_layers() -> None:
-    with pytest.raises(InputError, match="embedding_dim 1 is less than the number of layers, 2"):
+    with pytest.raises(InputError, match="`embedding_dim` 1 is less than the number of layers, 2"):
         patch_embeddings([drawn(1, 4, 3, 3), drawn(1, 4, 3, 3)], 1)
 
 

@@ -189,7 +189,7 @@ def test_of_a_dataset_only_the_part_that_fits_is_used(fitted: SoftPatch, plate_f
 def test_a_threshold_given_at_predict_moves_that_of_the_maps_too(fitted: SoftPatch, good_images: np.ndarray) -> None:
     plain, strict = (fitted.predict(good_images[:1], threshold=given)[0] for given in (None, fitted.threshold / 2))
     assert strict.map_threshold == pytest.approx(plain.map_threshold / 2)
-    with pytest.raises(InputError, match="threshold is '3'"):
+    with pytest.raises(InputError, match="`threshold` is '3'"):
         fitted.predict(good_images[:1], threshold="3")
 
 

@@ -21,7 +21,7 @@ def framings() -> st.SearchStrategy[Framing]:
 
 @pytest.mark.parametrize(("resize", "crop"), [(16, 16), (256, 31), (224, 256), (-256, 224)])
 def test_sizes_that_do_not_go_together(resize: int, crop: int) -> None:
-    with pytest.raises(InputError, match=f"resize {resize} and crop {crop} do not go together"):
+    with pytest.raises(InputError, match=f"`resize` {resize} and `crop` {crop} do not go together"):
         Framing(resize, crop)
 
 

@@ -79,7 +79,7 @@ def test_a_plain_folder_is_training_data_without_labels(tmp_path: Path) -> None:
     assert {(sample.is_anomalous, sample.kind, sample.mask_paths) for sample in dataset.train} == {
         (False, "unlabelled", ())
     }
-    with pytest.raises(InputError, match=r"category 'bottle' is not in .* without categories"):
+    with pytest.raises(InputError, match=r"`category` 'bottle' is not in .* without categories"):
         open_dataset(tmp_path, category="bottle")
 
 
@@ -181,11 +181,11 @@ def test_a_folder_of_categories(tmp_path: Path, layout: str, write_category: obj
     write(tmp_path / "readme" / "picture.png")
     assert recognise_layout(tmp_path) == layout
     assert open_dataset(tmp_path, category="b").root == tmp_path / "b"
-    with pytest.raises(InputError, match="holds the categories a, b; choose one with --category"):
+    with pytest.raises(InputError, match="holds the categories a, b; choose one as `category`"):
         open_dataset(tmp_path)
-    with pytest.raises(InputError, match=r"category 'readme' is not in .*, which holds a, b"):
+    with pytest.raises(InputError, match=r"`category` 'readme' is not in .*, which holds a, b"):
         open_dataset(tmp_path, category="readme")
-    with pytest.raises(InputError, match=r"category 'a' is not in .*/b, which is the category 'b' itself"):
+    with pytest.raises(InputError, match=r"`category` 'a' is not in .*/b, which is the category 'b' itself"):
         open_dataset(tmp_path / "b", category="a")
 
 
@@ -195,7 +195,7 @@ def test_a_named_layout_that_does_not_fit(tmp_path: Path) -> None:
         open_dataset(tmp_path, layout="btad")
     with pytest.raises(InputError, match=r"'visa' needs .* Data/Images, but"):
         open_dataset(tmp_path, layout="visa")
-    with pytest.raises(InputError, match="layout 'coco' is unknown; choose auto, folder, visa, "):
+    with pytest.raises(InputError, match="`layout` 'coco' is unknown; choose from auto, folder, visa, "):
         open_dataset(tmp_path, layout="coco")
     plain = open_dataset(tmp_path, layout="folder")
     assert (len(plain.train), [each.kind for each in plain.passed_over]) == (6, ["mask"] * 2)

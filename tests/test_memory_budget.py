@@ -58,12 +58,12 @@ def test_too_little_is_said_before_any_image_is_read(tmp_path: Path) -> None:
     paths = [tmp_path / f"{name}.png" for name in "abc"]
     for path in paths:
         path.write_bytes(b"no image")
-    with pytest.raises(InputError, match=r"takes about 0\.9 GB of memory, more than --memory-budget 1MB"):
+    with pytest.raises(InputError, match=r"takes about 0\.9 GB of memory, more than `memory_budget` 1MB"):
         tiny_softpatch(memory_budget="1MB", preset="patchcore").fit(paths)
 
 
 def test_what_fits_nowhere_is_said_with_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"learning from 100,000 images needs about 19\.\d GB .* --memory-budget 4GB"):
+    with pytest.raises(InputError, match=r"learning from 100,000 images needs about 19\.\d GB .* `memory_budget` 4GB"):
         embedding_store(fit_memory(100_000, 784, 128, Settings(), 0), "4GB", tmp_path, CPU)
     usage = type("Usage", (), {"free": 10**6})
     monkeypatch.setattr(memory_budget.shutil, "disk_usage", lambda _: usage)

@@ -146,12 +146,12 @@ def test_pretrained_weights_are_found_in_the_local_cache(cache: Path) -> None:
 
 def assert_names_both_ways_out(message: str) -> None:
     assert "connect to the internet once" in message
-    assert "give a file with --weights FILE" in message
+    assert "give a file as `weights`" in message
 
 
 @pytest.mark.usefixtures("cache")
 def test_offline_only_the_cache_is_looked_at() -> None:
-    with pytest.raises(WeightsError, match=r"backbone 'tiny' are not in the local cache .*--offline") as caught:
+    with pytest.raises(WeightsError, match=r"backbone 'tiny' are not in the local cache .*`offline`") as caught:
         hub_file("tiny", "timm/tiny.in1k", offline=True)
     assert_names_both_ways_out(str(caught.value))
 
@@ -171,7 +171,7 @@ def test_the_cache_is_asked_before_the_network(monkeypatch: pytest.MonkeyPatch) 
     assert found == Path("weights")
     assert asked == [True, False]
     assert stages == ["fetching weights"]
-    with pytest.raises(WeightsError, match="--offline forbids"):
+    with pytest.raises(WeightsError, match="`offline` forbids"):
         hub_file("tiny", "timm/tiny.in1k", offline=True)
     assert asked == [True, False, True]
 

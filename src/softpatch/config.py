@@ -1,7 +1,12 @@
-"""Every setting of a detector in one frozen record, the presets of the paper, and how a machine runs it."""
+"""Every setting of a detector in one frozen record, the presets of the paper, and how a machine runs it.
+
+Nothing here is slow to import, so that what a user gives can be checked before anything that is.
+"""
 
 import re
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin
 
@@ -11,6 +16,19 @@ WEIGHT_RULES = ("clipped", "literal", "none")
 DISCARD_RULES = ("agreement", "adaptive", "fixed")
 RANK_SCOPES = ("position", "image set")
 SYMMETRIES = ("none", "find")
+DEVICES = ("auto", "cpu", "cuda")
+LAYOUTS = (
+    *("folder", "visa", "real-iad", "mvtec-3d", "mvtec-ad-2", "mvtec-loco", "dagm", "kolektor", "btad", "mvtec"),
+    "labelled",
+)
+"""Of datasets: the plain folder, then those that are recognised, in the order in which they are tried."""
+PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
+"""Ways to contaminate training images; see `softpatch.data.contamination`."""
+LARGEST = 6e4
+"""What a sound feature stays below: embeddings are kept in half precision."""
+PRETRAINED = "pretrained"
+RANDOM = "random"
+"""What `Settings.weights` may be beside the path of a file."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,7 @@ class Settings:
     symmetries: str = "none"
     backbone: str = "builtin-v1"
     layers: tuple[str, ...] | None = None
-    weights: str = "pretrained"
+    weights: str = PRETRAINED
     embedding_dim: int = 1024
     discriminators: tuple[str, ...] = ("gaussian", "lof")
     lof_neighbors: int = 6
@@ -73,10 +91,10 @@ class Settings:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
-        _one_of("discard_rule", self.discard_rule, DISCARD_RULES)
-        _one_of("symmetries", self.symmetries, SYMMETRIES)
-        _one_of("rank_scope", self.rank_scope, RANK_SCOPES)
+        one_of("weight_rule", self.weight_rule, WEIGHT_RULES)
+        one_of("discard_rule", self.discard_rule, DISCARD_RULES)
+        one_of("symmetries", self.symmetries, SYMMETRIES)
+        one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("resize", self.resize, 32, 16384)
         _within("crop", self.crop, 32, self.resize)
         _within("discard_fraction", self.discard_fraction, 0, 0.95)
@@ -93,7 +111,7 @@ class Settings:
             _within(name, getattr(self, name), 1, 65536)
         _within("max_bank_size", self.max_bank_size, 1, 10_000_000)
         if not 0 <= self.seed < 2**63:
-            raise InputError(f"seed is {self.seed}; it is a whole number from 0 to 2**63 - 1")
+            raise InputError(f"`seed` is {self.seed}; it is a whole number from 0 to 2**63 - 1")
         if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):
             raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
 
@@ -122,10 +140,10 @@ class Runtime:
 
     def __post_init__(self) -> None:
         _check_types(self)
-        _one_of("device", self.device, ("auto", "cpu", "cuda"))
+        one_of("device", self.device, DEVICES)
         for name in ("batch_size", "workers"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+                raise InputError(f"`{name}` is {getattr(self, name)}; it must be 1 or more")
         parse_bytes(self.memory_budget)
 
 
@@ -160,9 +178,9 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
     Raises `InputError` for an unknown preset or setting, or a value out of its range.
     """
     if not isinstance(preset, str):
-        raise InputError(f"preset is {preset!r}; it must be one of {', '.join(PRESETS)}")
+        raise InputError(f"`preset` is {preset!r}; it must be one of {', '.join(PRESETS)}")
     preset = preset.lower()
-    _one_of("preset", preset, tuple(PRESETS))
+    one_of("preset", preset, PRESETS)
     known = {field.name for field in fields(Settings)}
     for name in overrides:
         if name not in known:
@@ -175,12 +193,47 @@ def preset_settings(preset: str, overrides: dict[str, Any]) -> Settings:
     return Settings(**{**PRESETS[preset], **chosen})
 
 
+def nearest_preset(settings: Settings) -> tuple[str, dict[str, Any]]:
+    """The preset from which the fewest settings differ, and those that do."""
+    chosen = asdict(settings)
+    differing = {}
+    for name in PRESETS:
+        usual = asdict(preset_settings(name, {}))
+        differing[name] = {key: value for key, value in chosen.items() if value != usual[key]}
+    nearest = min(differing, key=lambda name: len(differing[name]))
+    return nearest, differing[nearest]
+
+
 def parse_bytes(text: str) -> int:
     """Read "4GB", "800 MB" or "1.5 TB": a number of bytes. Raises `InputError` for anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([MGT])i?B?\s*", text, re.IGNORECASE)
     if match is None or len(match[1]) > 12:
-        raise InputError(f"memory_budget is {text[:40]!r}; it must be like 4GB or 800MB")
+        raise InputError(f"`memory_budget` is {text[:40]!r}; it must be like 4GB or 800MB")
     return round(float(match[1]) * {"M": 10**6, "G": 10**9, "T": 10**12}[match[2].upper()])
+
+
+def resolve_weights(weights: str | Path) -> str:
+    """What the setting `weights` keeps: "pretrained", "random", or a file's absolute path, found from any folder.
+
+    Raises `InputError` for anything but text or a path.
+    """
+    if not isinstance(weights, (str, Path)) or not str(weights):
+        raise InputError(f"`weights` is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
+    return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
+
+
+def one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """Raise `InputError` for a value of the argument `name` that is none of the choices; it says which there are."""
+    if value not in choices:
+        raise InputError(f"`{name}` {value!r} is unknown; {choose_from(value, tuple(choices))}")
+
+
+def choose_from(value: str, choices: Sequence[str]) -> str:
+    """The end of a sentence on a value that is none of the choices: which there are, and the most similar."""
+    from difflib import get_close_matches
+
+    similar = get_close_matches(value.lower(), choices, n=1, cutoff=0.5) if isinstance(value, str) else []
+    return f"choose from {', '.join(choices)}" + (f"; did you mean {similar[0]!r}?" if similar else "")
 
 
 def _check_types(record: Settings | Runtime) -> None:
@@ -188,7 +241,7 @@ def _check_types(record: Settings | Runtime) -> None:
         value = getattr(record, field.name)
         if not _is_a(value, field.type):
             expected = getattr(field.type, "__name__", str(field.type)) if isinstance(field.type, type) else field.type
-            raise InputError(f"{field.name} is {value!r}; it must be {expected}")
+            raise InputError(f"`{field.name}` is {value!r}; it must be {expected}")
 
 
 def _is_a(value: Any, kind: Any) -> bool:
@@ -202,11 +255,6 @@ def _is_a(value: Any, kind: Any) -> bool:
     return isinstance(value, (int, float) if kind is float else kind)
 
 
-def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise InputError(f"{name} {value!r} is unknown; choose from {', '.join(choices)}")
-
-
 def _within(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise InputError(f"{name} is {value}; it must be within {low:g} and {high:g}")
+        raise InputError(f"`{name}` is {value}; it must be within {low:g} and {high:g}")

@@ -22,9 +22,10 @@ from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
-from softpatch.memory.agreement import Contamination, audit_images
+from softpatch.memory.agreement import audit_images
 from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches, choose_supported_patches
 from softpatch.memory.discriminators import check_discriminators
+from softpatch.memory.estimate import Contamination
 from softpatch.memory.groups import image_groups
 from softpatch.memory.projection import project
 from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
@@ -274,7 +275,7 @@ class Detector:
         Raises `InputError` for anything but a number of 0 or more.
         """
         if isinstance(threshold, bool) or not _is_score(threshold):
-            raise InputError(f"threshold is {repr(threshold)[:40]}; it must be a number, 0 or more")
+            raise InputError(f"`threshold` is {repr(threshold)[:40]}; it must be a number, 0 or more")
         share = threshold / self.threshold if self.threshold else 1.0
         return replace(
             self,

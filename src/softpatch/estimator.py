@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings
+from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings, resolve_weights
 from softpatch.data.folder import PassedOver
 from softpatch.data.images import SkippedImage
 from softpatch.data.inputs import Images, choose_images, is_one_image
 from softpatch.detector import Detector
 from softpatch.errors import InputError, SoftPatchError
-from softpatch.features.weights import resolve_weights
 from softpatch.model_file import load_detector, save_detector
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
@@ -137,7 +136,7 @@ class SoftPatch:
     def threshold(self, value: float) -> None:
         changed = self.detector.with_threshold(value)
         if changed.threshold < _LOWEST_THRESHOLD:
-            raise InputError(f"threshold is {value}; every image would be anomalous, so it must be above 0.000001")
+            raise InputError(f"`threshold` is {value}; every image would be anomalous, so it must be above 0.000001")
         self._detector = changed
 
     def calibrate(self, false_alarm_rate: float) -> "SoftPatch":

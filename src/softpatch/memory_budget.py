@@ -41,8 +41,8 @@ def check_image_memory(settings: Settings, runtime: Runtime, device: torch.devic
     if need > parse_bytes(runtime.memory_budget):
         raise InputError(
             f"to look at {settings.crop} px squares, {runtime.batch_size} at a time, takes about {need / 1e9:.1f} GB "
-            f"of memory, more than --memory-budget {runtime.memory_budget}; allow more, or choose a smaller "
-            "--batch-size, --workers, --resize or --crop"
+            f"of memory, more than `memory_budget` {runtime.memory_budget}; allow more, or choose a smaller "
+            "`batch_size`, `workers`, `resize` or `crop`"
         )
 
 
@@ -93,12 +93,12 @@ def embedding_store(need: FitMemory, budget: str, folder: Path, device: torch.de
     if need.rest > allowed:
         raise InputError(
             f"learning from {count:,} images needs about {need.rest / 1e9:.1f} GB of memory, more than "
-            f"--memory-budget {budget}; allow more, or give fewer images or a smaller --crop"
+            f"`memory_budget` {budget}; allow more, or give fewer images or a smaller `crop`"
         )
     free = shutil.disk_usage(folder).free
     if size > free:
         raise InputError(
-            f"learning from {count:,} images within --memory-budget {budget} needs {size / 1e9:.1f} GB of disk in "
+            f"learning from {count:,} images within `memory_budget` {budget} needs {size / 1e9:.1f} GB of disk in "
             f"{folder}, where {free / 1e9:.1f} GB are free; allow more memory, or name another folder by TMPDIR"
         )
     path = folder / "embeddings"

@@ -31,7 +31,8 @@ from softpatch.data.layouts import open_dataset
 from softpatch.data.masks import looks_like_mask, read_mask
 from softpatch.estimator import SoftPatch
 from softpatch.features.weights import read_weights
-from softpatch.model_file import _digest, load_detector, save_detector
+from softpatch.model_file import load_detector, save_detector
+from softpatch.stored_model import contents_digest
 
 CPU = Runtime("cpu", workers=1)
 
@@ -200,7 +201,7 @@ def with_header(content: bytes, change: Callable[[dict[str, Any]], None], *, sig
     change(header)
     if signed:
         header.pop("digest", None)
-        header["digest"] = _digest(header, tensors)
+        header["digest"] = contents_digest(header, {name: each.numpy() for name, each in tensors.items()})
     return save(tensors, metadata={"softpatch": json.dumps(header)})
 
 
@@ -218,7 +219,7 @@ def with_tensor(content: bytes, name: str, change: Callable[[torch.Tensor], torc
     tensors = load(content)
     tensors[f"classification.{name}"] = change(tensors[f"classification.{name}"]).contiguous()
     header.pop("digest")
-    header["digest"] = _digest(header, tensors)
+    header["digest"] = contents_digest(header, {name: each.numpy() for name, each in tensors.items()})
     return _load(save(tensors, metadata={"softpatch": json.dumps(header)}), folder)
 
 

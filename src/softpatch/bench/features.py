@@ -66,7 +66,7 @@ class Features:
         if need > parse_bytes(self.runtime.memory_budget):
             raise InputError(
                 f"the patch embeddings of {count:,} images take {need / 1e9:.1f} GB of memory, more "
-                f"than --memory-budget {self.runtime.memory_budget}; allow more, or choose a smaller backbone or crop"
+                f"than `memory_budget` {self.runtime.memory_budget}; allow more, or choose a smaller `backbone` or crop"
             )
 
     @property

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
+BUDGETS = ("paper", "small")
+"""Of training, for the methods that train a network."""
 _DISCRIMINATORS = ("nearest", "gaussian", "lof")
 
 

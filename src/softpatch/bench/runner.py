@@ -29,14 +29,13 @@ from softpatch.bench.outcome import Outcome
 from softpatch.bench.panel import keep_maps
 from softpatch.bench.rows import Row, finished, row_file, task_key
 from softpatch.bench.task import Task
-from softpatch.config import Runtime, Settings
+from softpatch.config import PRETRAINED, RANDOM, Runtime, Settings
 from softpatch.data.contamination import ContaminatedSplit, contaminate
 from softpatch.data.framing import Framing
 from softpatch.data.layouts import Dataset, Sample, open_dataset
 from softpatch.errors import SoftPatchError
 from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
-from softpatch.features.weights import PRETRAINED, RANDOM
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
 
@@ -116,7 +115,7 @@ def _rows_of(
     if left:
         raise SoftPatchError(
             f"{left} of {total} tasks were not run: a process was killed, probably for want of memory; the rows that "
-            "are there stay, so run the same command again with a lower --jobs"
+            "are there stay, so run the same command again with fewer `jobs`"
         )
 
 

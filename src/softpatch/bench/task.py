@@ -15,7 +15,7 @@ in a list, there is a task for every combination:
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib.resources import as_file, files
 from itertools import product
@@ -23,10 +23,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from softpatch.bench.methods import METHODS
-from softpatch.config import Settings, preset_settings
-from softpatch.data.contamination import PROTOCOLS
-from softpatch.data.layouts import LAYOUTS
+from softpatch.bench.methods import BUDGETS, METHODS
+from softpatch.config import LAYOUTS, PROTOCOLS, Settings, one_of, preset_settings
 from softpatch.errors import InputError
 
 _MOST_TASKS = 100_000
@@ -37,9 +35,9 @@ _LISTS = {"discriminators", "layers"}  # settings whose value is a list itself
 class Task:
     """A method, run on a category of a dataset whose training images were contaminated.
 
-    `data` is the dataset's folder, seen from where the benchmark is run. `settings` are those of `Settings` that
-    differ from the method's own, without backbone, weights and seed, which are the task's. `budget` is for methods that
-    train a network: "paper", or "small" for what a CPU can do.
+    `data` is the folder of the dataset or of the category, seen from where the benchmark is run. `settings` are those
+    of `Settings` that differ from the method's own, without backbone, weights and seed, which are the task's. `budget`
+    is for methods that train a network: "paper", or "small" for what a CPU can do.
     """
 
     data: str
@@ -55,16 +53,16 @@ class Task:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _one_of("method", self.method, tuple(METHODS))
-        _one_of("protocol", self.protocol, PROTOCOLS)
-        _one_of("layout", self.layout, (*LAYOUTS, "auto"))
-        _one_of("budget", self.budget, ("paper", "small"))
+        one_of("method", self.method, METHODS)
+        one_of("protocol", self.protocol, PROTOCOLS)
+        one_of("layout", self.layout, ("auto", *LAYOUTS))
+        one_of("budget", self.budget, BUDGETS)
         if (self.protocol == "clean") != (self.noise_ratio == 0):
             raise InputError(
-                f"noise_ratio is {self.noise_ratio} in the protocol {self.protocol!r}; it is 0 in 'clean' alone"
+                f"`noise_ratio` is {self.noise_ratio} in the protocol {self.protocol!r}; it is 0 in 'clean' alone"
             )
         if not 0 <= self.noise_ratio <= 1:
-            raise InputError(f"noise_ratio is {self.noise_ratio}; it lies between 0 and 1")
+            raise InputError(f"`noise_ratio` is {self.noise_ratio}; it lies between 0 and 1")
         self.detector_settings()
 
     def detector_settings(self) -> Settings:
@@ -86,20 +84,23 @@ SETTINGS = tuple(each.name for each in fields(Settings) if each.name not in FIEL
 def task_of(values: Mapping[str, Any]) -> Task:
     """Build a task from one flat record, such as `Task.as_row` gives.
 
-    Raises `InputError` for a name that is no field and no setting, for a value that is none of those possible, and
-    where `data`, `category` or `method` is missing.
+    Without `category`, `data` is the folder of a category, or of labelled images, itself. Raises `InputError` for a
+    name that is no field and no setting, for a value that is none of those possible, and where `data` or `method` is
+    missing.
     """
     for name in values:
         if name not in FIELDS + SETTINGS:
             raise InputError(f"a task has no {name!r}; it has {', '.join(FIELDS + SETTINGS)}")
-    for name in ("data", "category", "method"):
-        if name not in values:
-            raise InputError(f"a task needs {name!r}; this one has {', '.join(values) or 'nothing'}")
     own = {name: values[name] for name in FIELDS if name in values}
+    if "category" not in own and isinstance(own.get("data"), str) and Path(own["data"]).name:
+        own["category"] = Path(own["data"]).name
+    for name in ("data", "category", "method"):
+        if name not in own:
+            raise InputError(f"a task needs `{name}`, which is not given")
     for name, value in own.items():
         expected = type(getattr(Task, name, ""))
         if isinstance(value, bool) or not isinstance(value, (int, float) if expected is float else expected):
-            raise InputError(f"{name} is {value!r}; it must be {expected.__name__}")
+            raise InputError(f"`{name}` is {value!r}; it must be {expected.__name__}")
     return Task(**own, settings={name: value for name, value in values.items() if name in SETTINGS})
 
 
@@ -138,7 +139,8 @@ def read_tasks(path: Path) -> list[Task]:
                 task = task_of(values)
                 found.setdefault(repr(task.as_row()), task)
         except InputError as error:
-            raise InputError(f"{path}, task {number}: {error}") from error
+            problem = str(error).replace("`", "")  # a field of the list, not an option
+            raise InputError(f"{path}, task {number}: {problem}") from error
     return list(found.values())
 
 
@@ -147,7 +149,7 @@ def combinations(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     choices = [value if _is_choice(name, value) else [value] for name, value in entry.items()]
     empty = next((name for name, choice in zip(entry, choices, strict=True) if not choice), None)
     if empty:
-        raise InputError(f"{empty} is an empty list, which makes no task; give it a value")
+        raise InputError(f"`{empty}` is an empty list, which makes no task; give it a value")
     if prod(len(choice) for choice in choices) > _MOST_TASKS:
         raise InputError(f"the lists of values make more than {_MOST_TASKS:,} tasks; divide them among several files")
     records = [dict(zip(entry, values, strict=True)) for values in product(*choices)]
@@ -160,8 +162,3 @@ def _is_choice(name: str, value: Any) -> bool:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _one_of(name: str, value: object, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name} is {value!r}; choose from {', '.join(allowed)}")

@@ -8,18 +8,37 @@ import typer
 
 import softpatch
 from softpatch.cli import bench, judge, learn, model
+from softpatch.cli.verb import Verb, examples, see_help
 from softpatch.errors import SoftPatchError, is_out_of_memory
 
 # typer brings its own copy of click or uses the installed one; its base exception has no public name
 _USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
 app = typer.Typer(
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help comes in half the time
     help="Find defects in product images, learning from a folder as it is: unlabelled, and partly defective.",
+    epilog=examples(
+        "softpatch fit photos/ -o product.safetensors", "softpatch predict product.safetensors new/ -o results"
+    ),
 )
-for command in (learn.fit, judge.predict, judge.evaluate, model.threshold, learn.demo):
-    app.command()(command)
+_VERBS = (
+    (learn.fit, ["softpatch fit photos/ -o product.safetensors"]),
+    (judge.predict, ["softpatch predict product.safetensors new/ -o results --overlays"]),
+    (judge.evaluate, ["softpatch evaluate product.safetensors dataset/bottle --csv judged.csv"]),
+    (model.info, ["softpatch info product.safetensors"]),
+    (
+        model.threshold,
+        [
+            "softpatch threshold product.safetensors --false-alarm-rate 0.05",
+            "softpatch threshold product.safetensors --labelled sorted/ --max-missed 0.02",
+        ],
+    ),
+    (learn.demo, ["softpatch demo -o demo"]),
+)
+for command, lines in _VERBS:
+    app.command(cls=Verb, epilog=examples(*lines))(command)
 app.add_typer(bench.app, name="bench")
 
 
@@ -41,10 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
         if hasattr(stream, "reconfigure"):  # a name that the terminal cannot show must not end a run
             stream.reconfigure(errors="backslashreplace")
     try:
-        status = app(arguments, standalone_mode=False)
+        status = app(arguments, prog_name="softpatch", standalone_mode=False)
         sys.stdout.flush()
     except _USAGE_ERROR as error:
-        _fail(f"{error.format_message()} See softpatch --help.")
+        _fail(see_help(error.format_message(), getattr(error, "ctx", None)))
     except SoftPatchError as error:
         _fail(str(error))
     except BrokenPipeError:  # the reader of our output left; say no more

@@ -7,24 +7,21 @@ from typing import Annotated, Any
 import typer
 
 from softpatch.cli.options import (
-    BatchSize,
     Category,
-    Device,
     Layout,
     ListOnly,
-    MemoryBudget,
     Model,
-    Offline,
     Output,
     Paths,
     Strict,
     Weights,
-    Workers,
+    with_runtime,
 )
-from softpatch.cli.paths import given_paths
+from softpatch.cli.paths import check_given, given_paths, load_model
 from softpatch.config import Runtime
 
 
+@with_runtime
 def predict(
     model: Model,
     images: Paths,
@@ -41,18 +38,19 @@ def predict(
         bool, typer.Option("--exit-code", help="Leave with status 3 where any image is anomalous.")
     ] = False,
     weights: Weights = None,
-    device: Device = Runtime.device,
-    batch_size: BatchSize = Runtime.batch_size,
-    workers: Workers = Runtime.workers,
-    offline: Offline = Runtime.offline,
-    memory_budget: MemoryBudget = Runtime.memory_budget,
     strict: Strict = False,
+    *,
+    runtime: Runtime,
 ) -> None:
-    """Judge images: write predictions.csv, predictions.jsonl, skipped.csv, and maps and overlays if asked."""
+    """Judge images: write tables, and maps and overlays if asked.
+
+    The tables are predictions.csv, predictions.jsonl and skipped.csv.
+    """
+    paths = given_paths(images)
+    check_given(model=model, weights=weights, images=paths)
     from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage
     from softpatch.data.inputs import choose_images
-    from softpatch.estimator import SoftPatch
     from softpatch.review.outputs import write_outputs
     from softpatch.review.tables import SKIPPED, TABLES
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
@@ -60,7 +58,7 @@ def predict(
     if not list_only:
         for name in TABLES:
             check_can_write(output / name)
-    chosen = choose_images(given_paths(images), "predict", layout=layout, category=category)
+    chosen = choose_images(paths, "predict", layout=layout, category=category)
     if list_only:
         list_files(chosen)
         return
@@ -68,16 +66,7 @@ def predict(
     table: Path | None = None
     try:
         with progress_bar() as progress:
-            estimator = SoftPatch.load(
-                model,
-                weights=weights,
-                device=device,
-                batch_size=batch_size,
-                workers=workers,
-                offline=offline,
-                memory_budget=memory_budget,
-                progress=progress,
-            )
+            estimator = load_model(model, weights, runtime, progress)
             predictions = estimator.predict_each(
                 chosen.refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
             )
@@ -99,26 +88,24 @@ def predict(
         raise typer.Exit(3)
 
 
+@with_runtime
 def evaluate(
     model: Model,
-    dataset: Annotated[Path, typer.Argument(help="A dataset with test images, labels and masks.")],
+    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset with test images, labels and masks.")],
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row per test image to this file.")] = None,
     layout: Layout = "auto",
     category: Category = None,
     weights: Weights = None,
-    device: Device = Runtime.device,
-    batch_size: BatchSize = Runtime.batch_size,
-    workers: Workers = Runtime.workers,
-    offline: Offline = Runtime.offline,
-    memory_budget: MemoryBudget = Runtime.memory_budget,
     strict: Strict = False,
+    *,
+    runtime: Runtime,
 ) -> None:
     """Measure a model on a labelled dataset: image and pixel metrics."""
+    check_given(model=model, weights=weights, images=[dataset])
     from softpatch.atomic import check_can_write, replacing
     from softpatch.data.images import SkippedImage
     from softpatch.data.layouts import Sample, open_dataset
-    from softpatch.estimator import SoftPatch
     from softpatch.results import Prediction
     from softpatch.review import evaluation
     from softpatch.review.tables import check_can_replace_judged, judged_row, write_judged
@@ -138,16 +125,7 @@ def evaluate(
     opened = open_dataset(dataset, layout=layout, category=category)
     skipped: list[SkippedImage] = []
     with progress_bar() as progress:
-        estimator = SoftPatch.load(
-            model,
-            weights=weights,
-            device=device,
-            batch_size=batch_size,
-            workers=workers,
-            offline=offline,
-            memory_budget=memory_budget,
-            progress=progress,
-        )
+        estimator = load_model(model, weights, runtime, progress)
         result = evaluation.evaluate(
             estimator.detector,
             opened.test,

@@ -1,53 +1,49 @@
 """Learn: `softpatch fit` and `softpatch demo`."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from softpatch.cli.options import (
-    BatchSize,
     Category,
     CheckShare,
     CoresetRatio,
-    Device,
     FalseAlarmRate,
     Layout,
     ListOnly,
-    MemoryBudget,
-    Offline,
     Output,
     Paths,
     Strict,
     Weights,
-    Workers,
+    choice,
+    with_runtime,
 )
-from softpatch.cli.paths import given_paths
-from softpatch.config import DEFAULT_PRESET, Runtime, Settings
+from softpatch.cli.paths import check_given, given_paths
+from softpatch.config import DEFAULT_PRESET, PRESETS, SYMMETRIES, Runtime, Settings, preset_settings
 
 _FEW_IMAGES = 50
 
 
+@with_runtime
 def fit(
     images: Paths,
     output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")] = Path(
         "model.safetensors"
     ),
-    preset: Annotated[
-        str, typer.Option(help="The method: agreement, softpatch+, softpatch or patchcore.")
-    ] = DEFAULT_PRESET,
-    backbone: Annotated[
-        str | None, typer.Option(help="builtin-v1, or a timm model's name.", show_default=Settings.backbone)
-    ] = None,
+    preset: Annotated[str, choice("The method", PRESETS)] = DEFAULT_PRESET,
+    backbone: Annotated[str, typer.Option(help="builtin-v1, or a timm model's name.")] = Settings.backbone,
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
     crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
     symmetries: Annotated[
         str | None,
-        typer.Option(
-            help="find: learn from turned and mirrored copies, where the product looks the same so; or none.",
-            show_default="the preset's",
+        choice(
+            "Learn from turned and mirrored copies where the product looks the same so",
+            SYMMETRIES,
+            default="the preset's",
         ),
     ] = None,
     coreset_ratio: CoresetRatio = Settings.coreset_ratio,
@@ -57,41 +53,40 @@ def fit(
     layout: Layout = "auto",
     category: Category = None,
     list_only: ListOnly = False,
-    device: Device = Runtime.device,
-    batch_size: BatchSize = Runtime.batch_size,
-    workers: Workers = Runtime.workers,
-    offline: Offline = Runtime.offline,
-    memory_budget: MemoryBudget = Runtime.memory_budget,
     strict: Strict = False,
+    *,
+    runtime: Runtime,
 ) -> None:
-    """Learn a product from images of which some may be defective, and write a model file."""
+    """Learn a product from images, some of them defective.
+
+    Writes a model file.
+    """
+    settings: dict[str, Any] = {
+        "backbone": backbone,
+        "weights": weights,
+        "layers": None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
+        "resize": resize,
+        "crop": crop,
+        "symmetries": symmetries,
+        "coreset_ratio": coreset_ratio,
+        "false_alarm_rate": false_alarm_rate,
+        "check_share": check_share,
+        "seed": seed,
+    }
+    preset_settings(preset, settings)  # a value out of its range is told of before anything slow is imported
+    paths = given_paths(images)
+    check_given(weights=weights, images=paths)
+    from softpatch.stored_model import check_can_save
+
+    if not list_only:
+        check_can_save(output)
     from softpatch.data.images import SkippedImage
     from softpatch.data.inputs import choose_images
     from softpatch.estimator import SoftPatch
-    from softpatch.model_file import check_can_save
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
-    estimator = SoftPatch(
-        preset=preset,
-        backbone=backbone,
-        weights=weights,
-        layers=None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
-        resize=resize,
-        crop=crop,
-        symmetries=symmetries,
-        coreset_ratio=coreset_ratio,
-        false_alarm_rate=false_alarm_rate,
-        check_share=check_share,
-        seed=seed,
-        device=device,
-        batch_size=batch_size,
-        workers=workers,
-        offline=offline,
-        memory_budget=memory_budget,
-    )
-    if not list_only:
-        check_can_save(output)
-    chosen = choose_images(given_paths(images), "train", layout=layout, category=category)
+    estimator = SoftPatch(preset=preset, **settings, **asdict(runtime))
+    chosen = choose_images(paths, "train", layout=layout, category=category)
     if list_only:
         list_files(chosen)
         return
@@ -125,7 +120,10 @@ def demo(
     output: Output = Path("demo"),
     seed: Annotated[int, typer.Option(help="Seed of the pictures and of the fit.")] = 0,
 ) -> None:
-    """Make a small contaminated dataset, fit SoftPatch+ and PatchCore on it, and show the difference."""
+    """Make a small contaminated dataset, and compare two methods.
+
+    SoftPatch+ and PatchCore are fitted on it, and the difference is shown.
+    """
     from softpatch.review.demo import run_demo
     from softpatch.terminal import progress_bar
 

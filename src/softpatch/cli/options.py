@@ -1,19 +1,44 @@
 """Every option that more than one command has, declared once."""
 
+import inspect
+from collections.abc import Callable, Collection
+from functools import wraps
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from softpatch.config import DEVICES, LAYOUTS, Runtime, choose_from
+
+
+def choice(text: str, values: Collection[str], *, default: str | bool = True) -> Any:
+    """An option that takes one of a closed set of values; its help is `text`, these, and the default, as it says."""
+    *others, last = values
+
+    def read(value: str) -> str:
+        if value.lower() not in values:
+            raise typer.BadParameter(f"{value!r} is unknown; {choose_from(value, tuple(values))}.")
+        return value.lower()
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in values if value.startswith(incomplete)]
+
+    text = f"{text}: {', '.join(others)} or {last}."
+    return typer.Option(parser=read, metavar="<name>", autocompletion=complete, help=text, show_default=default)
+
+
 Paths = Annotated[
     list[str],
-    typer.Argument(help="Images, folders of them (searched whole), @list.txt (a path per line), or - to read those."),
+    typer.Argument(
+        metavar="IMAGES...",
+        help="Images, folders of them (searched whole), @list.txt (a path per line), or - to read those.",
+    ),
 ]
-Model = Annotated[Path, typer.Argument(help="A model file that `softpatch fit` wrote.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `softpatch fit` wrote.")]
 Weights = Annotated[
     str | None, typer.Option(help="Backbone weights: 'pretrained', 'random', or a .safetensors or torch file.")
 ]
-Device = Annotated[str, typer.Option(help="Where the network runs: auto, cpu or cuda.")]
+Device = Annotated[str, choice("Where the network runs", DEVICES)]
 Offline = Annotated[bool, typer.Option("--offline", help="Never try the network.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first image that cannot be read.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images per pass through the network.")]
@@ -21,12 +46,40 @@ MemoryBudget = Annotated[
     str, typer.Option(help="Memory to stay within: fit keeps the rest on disk, or says what would not fit.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
-Layout = Annotated[
-    str, typer.Option(help="How the folder is laid out: auto, folder (no labels), mvtec, visa, btad or another.")
-]
+Layout = Annotated[str, choice("How the folder is laid out", ("auto", *LAYOUTS))]
 Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
 ListOnly = Annotated[bool, typer.Option("--list", help="Only list which files would be taken or passed over, and why.")]
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
 CheckShare = Annotated[float, typer.Option(help="Share of good images, beside those, that somebody is to check.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
+
+_OF_RUNTIME = {
+    "device": Device,
+    "batch_size": BatchSize,
+    "workers": Workers,
+    "offline": Offline,
+    "memory_budget": MemoryBudget,
+}
+
+
+def with_runtime(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the options that a `Runtime` is made of, in place of its parameter `runtime`."""
+
+    @wraps(verb)
+    def command(**values: Any) -> None:
+        runtime = Runtime(**{name: values.pop(name) for name in _OF_RUNTIME})
+        verb(**values, runtime=runtime)
+
+    parameters: list[inspect.Parameter] = []
+    for each in inspect.signature(verb).parameters.values():
+        if each.name == "runtime":
+            parameters += [
+                inspect.Parameter(name, each.kind, default=getattr(Runtime, name), annotation=kind)
+                for name, kind in _OF_RUNTIME.items()
+            ]
+        else:
+            parameters.append(each)
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return command

@@ -1,11 +1,23 @@
-"""The paths that a command is given: as they are, in a list, on standard input, or by a pattern."""
+"""What a command is given: paths as they are, in a list, on standard input or by a pattern; a model; weights.
+
+Whether it is there is told before anything slow is imported.
+"""
 
 import os
 import sys
+from collections.abc import Iterable
+from dataclasses import asdict
 from glob import glob
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from softpatch.config import PRETRAINED, RANDOM, Runtime
+from softpatch.data.paths import check_model_exists, check_weights_file, is_file
 from softpatch.errors import InputError
+from softpatch.progress import Progress
+
+if TYPE_CHECKING:
+    from softpatch.estimator import SoftPatch
 
 
 def given_paths(arguments: list[str]) -> list[str]:
@@ -33,6 +45,26 @@ def given_paths(arguments: list[str]) -> list[str]:
         else:
             paths.append(argument)
     return paths
+
+
+def check_given(
+    *, model: Path | None = None, weights: str | None = None, images: Iterable[str | Path | None] = ()
+) -> None:
+    """Raise an error where nothing is at a path of a model, of weights or of images that was given."""
+    if model is not None:
+        check_model_exists(model)
+    if weights not in (None, "", PRETRAINED, RANDOM):
+        check_weights_file(Path(weights))
+    for path in images:
+        if path:
+            is_file(Path(path))
+
+
+def load_model(model: Path, weights: str | None, runtime: Runtime, progress: Progress) -> "SoftPatch":
+    """Load a model file as all commands do; `weights` are those of its backbone, None for where they were at fit."""
+    from softpatch.estimator import SoftPatch
+
+    return SoftPatch.load(model, weights=weights, **asdict(runtime), progress=progress)
 
 
 def _list_file(name: str) -> list[str]:

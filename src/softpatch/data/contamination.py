@@ -21,12 +21,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from softpatch.config import PROTOCOLS, one_of
 from softpatch.data.decode import read_image
 from softpatch.data.images import ImageRef
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.errors import InputError
 
-PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 MAX_DEGREES = 3.0
 MAX_SHIFT = 0.03
 """The largest shift, as a share of the image's side."""
@@ -94,7 +94,7 @@ def contaminate(dataset: Dataset, *, protocol: str, noise_ratio: float, seed: in
     # the tolerance takes 0.29 * 100 = 28.999999999999996 as the 29 it means
     count = math.floor(noise_ratio * len(dataset.train) + 1e-6)
     if count and not anomalous:
-        raise InputError(f"noise_ratio {noise_ratio} needs anomalous test images; {dataset.root} has none")
+        raise InputError(f"`noise_ratio` {noise_ratio} needs anomalous test images; {dataset.root} has none")
     if protocol == "no-overlap" and 0 < len(anomalous) <= count:
         raise InputError(_too_many(noise_ratio, count, len(anomalous), len(dataset.train)))
 
@@ -125,21 +125,20 @@ def draw_augmentation(seed: int, copy: int) -> Augmentation:
 
 
 def _check(protocol: str, noise_ratio: float, seed: int) -> None:
-    if protocol not in PROTOCOLS:
-        raise InputError(f"protocol {protocol!r} is unknown; choose {', '.join(PROTOCOLS)}")
+    one_of("protocol", protocol, PROTOCOLS)
     if not 0 <= noise_ratio <= 1:
-        raise InputError(f"noise_ratio is {noise_ratio}; it lies between 0 and 1")
+        raise InputError(f"`noise_ratio` is {noise_ratio}; it lies between 0 and 1")
     if protocol == "clean" and noise_ratio != 0:
-        raise InputError(f"noise_ratio is {noise_ratio} in the protocol 'clean', which adds nothing; give 0")
+        raise InputError(f"`noise_ratio` is {noise_ratio} in the protocol 'clean', which adds nothing; give 0")
     if seed < 0:
-        raise InputError(f"seed is {seed}; it is a whole number, 0 or more")
+        raise InputError(f"`seed` is {seed}; it is a whole number, 0 or more")
 
 
 def _too_many(noise_ratio: float, count: int, available: int, train: int) -> str:
     digits = len(str(train))  # enough to tell one training image from the next
     largest = math.ceil((available - 1) / train * 10**digits) / 10**digits
     return (
-        f"noise_ratio {noise_ratio} asks for {count} of the {available} anomalous test images and leaves "
+        f"`noise_ratio` {noise_ratio} asks for {count} of the {available} anomalous test images and leaves "
         f"none to test with; the largest possible ratio is {largest}"
     )
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from softpatch.data.decode import is_picture, opened
 from softpatch.data.masks import looks_like_mask, stem_of_image
+from softpatch.data.paths import is_file
 from softpatch.errors import ImageError, InputError
 
 IMAGE_SUFFIXES = (
@@ -87,15 +88,8 @@ def look_into(root: Path) -> FolderContents:
     cannot be read, which is reported when that is tried. Links to folders are followed, but into each folder once.
     Raises `InputError` for a path that does not exist or cannot be read.
     """
-    try:
-        if root.is_file():
-            return FolderContents((root,), ())
-        is_folder = root.is_dir()
-    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{root} cannot be read: {reason}; give an image file or a folder") from error
-    if not is_folder:
-        raise InputError(f"{root} does not exist; give an image file or a folder of images")
+    if is_file(root):
+        return FolderContents((root,), ())
     found: list[Path] = []
     passed_over: list[PassedOver] = []
     _walk(root, found, passed_over)

@@ -26,7 +26,7 @@ class Framing:
     def __post_init__(self) -> None:
         if self.resize < 32 or not 32 <= self.crop <= self.resize:
             raise InputError(
-                f"resize {self.resize} and crop {self.crop} do not go together; crop is 32 to resize pixels"
+                f"`resize` {self.resize} and `crop` {self.crop} do not go together; crop is 32 to resize pixels"
             )
 
     @property

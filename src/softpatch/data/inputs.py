@@ -48,7 +48,7 @@ def choose_images(
     if folder is not None:
         return _of_folder(folder, purpose, layout, category)
     if layout not in ("auto", "folder") or category is not None:
-        given = f"layout {layout!r}" if category is None else f"category {category!r}"
+        given = f"`layout` {layout!r}" if category is None else f"`category` {category!r}"
         raise InputError(f"{given} goes with the one folder of a dataset, not with several images")
     return _named(images)
 

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from softpatch.config import PRETRAINED, RANDOM
 from softpatch.errors import InputError, WeightsError
 from softpatch.features.builtin import BUILTIN, LAYER, MEAN, STD, WEIGHTS_DIGEST, WEIGHTS_FILE, BuiltinNetwork
 from softpatch.features.folding import fold_batch_norm
-from softpatch.features.weights import PRETRAINED, RANDOM, hub_file, read_weights, weights_digest
+from softpatch.features.weights import hub_file, read_weights, weights_digest
 from softpatch.progress import Progress, silent
 from softpatch.threads import single_threaded_workers
 
@@ -81,7 +82,7 @@ def torch_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name == "cuda" and not torch.cuda.is_available():
-        raise InputError("device 'cuda' is not available here; use --device cpu or auto")
+        raise InputError("`device` 'cuda' is not available here; use cpu or auto")
     return torch.device(name)
 
 
@@ -115,7 +116,7 @@ def load_backbone(
     stride = min(int(info["reduction"]) for info in model.feature_info)
     if config.get("fixed_input_size") and image_size % stride:  # a ViT may drop the last pixels unasked
         raise InputError(
-            f"backbone {name!r} takes images of a multiple of {stride} px, not {image_size}; change --crop"
+            f"`backbone` {name!r} takes images of a multiple of {stride} px, not {image_size}; change `crop`"
         )
     if weights != RANDOM:
         path = Path(weights)
@@ -128,7 +129,7 @@ def load_backbone(
     try:
         folded = fold_batch_norm(stages, example)
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise InputError(f"backbone {name!r} cannot take {image_size} px images ({error}); change --crop") from error
+        raise InputError(f"`backbone` {name!r} cannot take {image_size} px images ({error}); change `crop`") from error
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     return _placed(name, tuple(layer for _, layer in chosen), digest, torch.device(device), folded, mean, std)
 
@@ -179,10 +180,10 @@ def _create(name: str, image_size: int, seed: int) -> Any:
         near = get_close_matches(name, [BUILTIN, *timm.list_models()], n=5)
         hint = f", such as {', '.join(near)}" if near else ""
         raise InputError(
-            f"backbone {name!r} is neither {BUILTIN} nor a timm model that can be built ({error}){hint}"
+            f"`backbone` {name!r} is neither {BUILTIN} nor a timm model that can be built ({error}){hint}"
         ) from error
     if not hasattr(model, "prune_intermediate_layers"):
-        raise InputError(f"backbone {name!r} gives no intermediate layers; choose a CNN or ViT that does")
+        raise InputError(f"`backbone` {name!r} gives no intermediate layers; choose a CNN or ViT that does")
     return model
 
 
@@ -204,9 +205,9 @@ def _choose_layers(
         elif layer.isdecimal() and len(layer) < 4 and int(layer) < len(names):
             chosen.add(int(layer))
         else:
-            raise InputError(f"backbone {name!r} has no layer {layer!r}; it has {', '.join(names)}")
+            raise InputError(f"`backbone` {name!r} has no layer {layer!r}; it has {', '.join(names)}")
     if not chosen:
-        raise InputError(f"backbone {name!r} needs at least one layer; it has {', '.join(names)}")
+        raise InputError(f"`backbone` {name!r} needs at least one layer; it has {', '.join(names)}")
     return [(index, names[index]) for index in sorted(chosen)]
 
 

@@ -7,10 +7,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from softpatch.config import LARGEST
 from softpatch.errors import InputError
-
-LARGEST = 6e4
-"""What a sound feature stays below: embeddings are kept in half precision."""
 
 
 def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
@@ -25,7 +23,7 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
     """
     share = embedding_dim // len(feature_maps)
     if share < 1:
-        raise InputError(f"embedding_dim {embedding_dim} is less than the number of layers, {len(feature_maps)}")
+        raise InputError(f"`embedding_dim` {embedding_dim} is less than the number of layers, {len(feature_maps)}")
     finest = max((tuple(maps.shape[2:]) for maps in feature_maps), key=lambda grid: grid[0] * grid[1])
     layers = []
     for maps in feature_maps:
@@ -40,6 +38,6 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
     if not embeddings.abs().max() < LARGEST:  # NaN is not
         raise InputError(
             "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged, or "
-            "half precision, used on a GPU, is not enough for it: then choose --device cpu"
+            "half precision, used on a GPU, is not enough for it: then choose cpu as `device`"
         )
     return embeddings.half()

@@ -13,22 +13,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from softpatch.errors import InputError, WeightsError, is_out_of_memory
+from softpatch.data.paths import check_weights_file
+from softpatch.errors import WeightsError, is_out_of_memory
 from softpatch.progress import Progress, silent
 
-PRETRAINED = "pretrained"
-RANDOM = "random"
 _HUB_FILE = "model.safetensors"
-
-
-def resolve_weights(weights: str | Path) -> str:
-    """What the setting `weights` keeps: "pretrained", "random", or a file's absolute path, found from any folder.
-
-    Raises `InputError` for anything but text or a path.
-    """
-    if not isinstance(weights, (str, Path)) or not str(weights):
-        raise InputError(f"weights is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
-    return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -37,12 +26,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     A torch file may hold the state dict itself or have it under "state_dict" or "model". Raises `WeightsError`
     where the file does not exist or is neither.
     """
-    try:
-        is_file = path.is_file()
-    except (OSError, ValueError):
-        is_file = False
-    if not is_file:
-        raise WeightsError(f"weights file {path} does not exist; give a .safetensors file or a torch state dict")
+    check_weights_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -88,7 +72,7 @@ def hub_file(backbone: str, hub_id: str | None, *, offline: bool, progress: Prog
     Offline, only the cache is looked at. Raises `WeightsError` that says both ways out where neither has them.
     """
     if hub_id is None:
-        raise WeightsError(f"no pretrained weights of backbone {backbone!r} are known; give a file with --weights FILE")
+        raise WeightsError(f"no pretrained weights of backbone {backbone!r} are known; give a file as `weights`")
     from huggingface_hub import hf_hub_download
 
     logger = logging.getLogger("huggingface_hub")
@@ -105,10 +89,10 @@ def hub_file(backbone: str, hub_id: str | None, *, offline: bool, progress: Prog
                 missing = error
     finally:
         logger.setLevel(level)
-    tried = "are not in the local cache (and --offline forbids the network)" if offline else "cannot be fetched"
+    tried = "are not in the local cache (and `offline` forbids the network)" if offline else "cannot be fetched"
     raise WeightsError(
         f"the pretrained weights of backbone {backbone!r} {tried}: connect to the internet once, "
-        "or give a file with --weights FILE (or --weights random to go without)"
+        "or give a file as `weights` (or 'random' to go without)"
     ) from missing
 
 

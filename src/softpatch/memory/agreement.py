@@ -15,6 +15,7 @@ from math import ceil
 import torch
 from torch import Tensor
 
+from softpatch.memory.estimate import Contamination
 from softpatch.memory.shorth import SMALLEST, middle_and_spread
 from softpatch.progress import Progress, silent
 from softpatch.threads import single_threaded_workers
@@ -33,37 +34,12 @@ _LOOKED_AT = 5  # rounds of dropping, whose mean excess is steadier than each
 _CLEAN_EXCESS = 0.04  # of a clean folder, about
 _DROPPED_FOR_EACH = 3.5  # image that stands out, since more do not
 _SET_APART = 0.8  # of the variance is explained by two groups: of a normal curve, 0.64
-_NARROW = 0.16  # interval
 _MARGIN = 1.15  # of the radius, for images that are not trusted: what several of them share may be a defect
 _LONGER_ABOVE = 1.35  # how much wider good images' audit scores spread above their middle than below
 _FEW_QUERIES = 784  # that a thread measures at a time
 _FEW_IMAGES = 32  # whose patches are held in single precision
 _FEW_PATCHES = 784  # that it is compared with at a time
 _SOME = 8  # patches of which one is looked at
-
-
-@dataclass(frozen=True)
-class Contamination:
-    """An estimate of the share of training images that are anomalous, in [0, 1], and the interval it may lie in.
-
-    It counts what stands out. Anomalous images that look like good ones do not, so the interval is narrow only where
-    those that do are set apart from all others; where it is wide, contamination is not `identifiable`.
-    """
-
-    estimate: float
-    low: float
-    high: float
-
-    @property
-    def identifiable(self) -> bool:
-        """Whether the interval says more than that there may be little or much."""
-        return self.high - self.low <= _NARROW
-
-    def __str__(self) -> str:
-        between = f"between {self.low:.0%} and {self.high:.0%}"
-        if self.identifiable:
-            return f"about {self.estimate:.0%} of the images look anomalous, {between}"
-        return f"{self.estimate:.0%} of the images stand out; the true share, {between}, is not identifiable"
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,6 +117,28 @@ def evaluate(
     )
 
 
+def image_scores(
+    detector: Detector,
+    samples: Sequence[Sample],
+    *,
+    on_skip: Callable[[SkippedImage], None] | None = None,
+    progress: Progress = silent,
+) -> tuple[NDArray[np.bool_], NDArray[np.float32]]:
+    """The truth and the image scores of labelled images, (n,) each, without those that cannot be read.
+
+    Raises `InputError` without samples.
+    """
+    if not samples:
+        raise InputError("there are no labelled images; give a folder with good/ and a folder per kind of defect")
+    by_name = {sample.ref.name: sample.is_anomalous for sample in samples}
+    refs = [sample.ref for sample in samples]
+    found = [
+        (by_name[answer.path], answer.image_score)
+        for answer in detector.predict(refs, on_skip=on_skip, progress=progress)
+    ]
+    return np.array([label for label, _ in found], dtype=bool), np.array([score for _, score in found], np.float32)
+
+
 def _kinds(
     names: NDArray[np.str_], truth: NDArray[np.bool_], scores: NDArray[np.float32], called: NDArray[np.bool_]
 ) -> tuple[Kind, ...]:
@@ -139,7 +161,7 @@ def check_can_replace(path: Path) -> None:
     except (OSError, ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or not {"image_auroc", "false_alarms"} <= found.keys():
-        raise InputError(f"{path} exists and holds no figures of an evaluation; name another file with --json")
+        raise InputError(f"{path} exists and holds no figures of an evaluation; name another file")
 
 
 def notes(result: Evaluation) -> list[str]:

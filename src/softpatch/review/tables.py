@@ -92,7 +92,7 @@ def check_can_replace_judged(path: Path) -> None:
     with path.open("rb") as file:
         found = file.read(len(beginning))
     if found != beginning:
-        raise InputError(f"{path} exists and is no table of an evaluation; name another file with --csv")
+        raise InputError(f"{path} exists and is no table of an evaluation; name another file")
 
 
 def _csv_row(row: dict[str, Any]) -> dict[str, object]:

@@ -1,11 +1,12 @@
 """Recognise how a dataset is laid out on disk, and open one of its categories as samples.
 
 Each layout is a module with a `LAYOUT`; they are tried in the order of `_LAYOUTS`, the most particular first. To add
-one, write its module and name it here. docs/file-formats.md shows what each looks like.
+one, write its module and name it here and in `config.LAYOUTS`. docs/file-formats.md shows what each looks like.
 """
 
 from pathlib import Path
 
+from softpatch.config import LAYOUTS, one_of
 from softpatch.data.layouts import (
     btad,
     dagm,
@@ -22,12 +23,11 @@ from softpatch.data.layouts import (
 from softpatch.data.layouts.samples import Dataset, Layout, Sample
 from softpatch.errors import InputError
 
-__all__ = ["LAYOUTS", "Dataset", "Layout", "Sample", "open_dataset", "recognise_layout"]
+__all__ = ["Dataset", "Layout", "Sample", "open_dataset", "recognise_layout"]
 
 _MODULES = (visa, real_iad, mvtec_3d, mvtec_ad_2, mvtec_loco, dagm, kolektor, btad, mvtec, labelled)
 _LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
 _PLAIN = plain.LAYOUT
-LAYOUTS: tuple[str, ...] = (_PLAIN.name, *_LAYOUTS)
 
 
 def recognise_layout(root: Path) -> str:
@@ -45,8 +45,7 @@ def open_dataset(root: Path, *, layout: str = "auto", category: str | None = Non
     not fit `layout`, where `category` is missing or unknown, where no folder is named as that of good images, and
     where the dataset lists images that do not exist.
     """
-    if layout != "auto" and layout not in LAYOUTS:
-        raise InputError(f"layout {layout!r} is unknown; choose auto, {', '.join(LAYOUTS)}")
+    one_of("layout", layout, ("auto", *LAYOUTS))
     if root.name in ("", ".."):
         root = root.resolve()  # "." has neither a name nor a parent
     try:
@@ -54,8 +53,10 @@ def open_dataset(root: Path, *, layout: str = "auto", category: str | None = Non
             layout = recognise_layout(root)
         if layout == _PLAIN.name:
             dataset = _PLAIN.read(root)
-            if category is not None:
-                raise InputError(f"category {category!r} is not in {root}, a plain folder of images without categories")
+            if category not in (None, root.name):
+                raise InputError(
+                    f"`category` {category!r} is not in {root}, a plain folder of images without categories"
+                )
             return dataset
         return _LAYOUTS[layout].read(_choose_category(root, _LAYOUTS[layout], category))
     except OSError as error:
@@ -73,16 +74,16 @@ def _choose_category(root: Path, layout: Layout, category: str | None) -> Path:
         raise InputError(f"{root} is not a folder; give the folder of a dataset")
     if layout.fits(root):
         if category not in (None, root.name):
-            raise InputError(f"category {category!r} is not in {root}, which is the category {root.name!r} itself")
+            raise InputError(f"`category` {category!r} is not in {root}, which is the category {root.name!r} itself")
         return root
     categories = _categories(root, layout)
     if not categories:
         raise InputError(
-            f"layout {layout.name!r} needs a category with {layout.needs}, but {root} is none and holds none"
+            f"`layout` {layout.name!r} needs a category with {layout.needs}, but {root} is none and holds none"
         )
-    if category is None:
+    if category in (None, root.name) and category not in categories:
         names = ", ".join(categories)
-        raise InputError(f"{root} holds the categories {names}; choose one with --category, or give its folder")
+        raise InputError(f"{root} holds the categories {names}; choose one as `category`, or give its folder")
     if category not in categories:
-        raise InputError(f"category {category!r} is not in {root}, which holds {', '.join(categories)}")
+        raise InputError(f"`category` {category!r} is not in {root}, which holds {', '.join(categories)}")
     return root / category

@@ -20,7 +20,7 @@ def _fits(folder: Path) -> bool:
 def _read(folder: Path) -> Dataset:
     table = folder.parent / "split_csv" / "1cls.csv"
     if not table.is_file():
-        raise InputError(f"layout 'visa' needs the table split_csv/1cls.csv beside {folder}, and {table} is missing")
+        raise InputError(f"`layout` 'visa' needs the table split_csv/1cls.csv beside {folder}, and {table} is missing")
     try:
         rows = list(csv.DictReader(StringIO(read_text(table), newline="")))
     except csv.Error as error:

@@ -1,0 +1,41 @@
+"""Whether what a user names is there, told before anything slow is imported."""
+
+from pathlib import Path
+
+from softpatch.errors import InputError, ModelFileError, WeightsError
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file at `path`, or a folder. Raises `InputError` where neither is, or cannot be read."""
+    try:
+        if path.is_file():
+            return True
+        is_folder = path.is_dir()
+    except (OSError, ValueError) as error:  # a NUL in the path is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}; give an image file or a folder") from error
+    if not is_folder:
+        raise InputError(f"{path} does not exist; give an image file or a folder of images")
+    return False
+
+
+def check_model_exists(path: Path) -> None:
+    """Raise `ModelFileError` where no file lies at `path`."""
+    try:
+        is_folder, is_file = path.is_dir(), path.is_file()
+    except (OSError, ValueError) as error:
+        raise ModelFileError(f"{path} is cut short or not a model file ({error}); copy it again or fit anew") from error
+    if is_folder:
+        raise ModelFileError(f"{path} is a folder; first comes the model file that `softpatch fit` wrote, then images")
+    if not is_file:
+        raise ModelFileError(f"{path} does not exist; give a model file that `softpatch fit` wrote")
+
+
+def check_weights_file(path: Path) -> None:
+    """Raise `WeightsError` where there is no file of weights."""
+    try:
+        is_file = path.is_file()
+    except (OSError, ValueError):
+        is_file = False
+    if not is_file:
+        raise WeightsError(f"weights file {path} does not exist; give a .safetensors file or a torch state dict")

@@ -1,0 +1,87 @@
+"""What a model file is, for a program and for a person; the backbone's weights are not needed."""
+
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from softpatch.config import nearest_preset
+from softpatch.memory.estimate import Contamination
+from softpatch.stored_model import StoredBank, StoredModel, read_model
+
+
+def model_info(path: Path) -> dict[str, Any]:
+    """One record, ready for JSON, of what a model file holds.
+
+    `preset` is the nearest one and `changed` the settings that differ from it; `bytes` and `sha256` are the file's.
+    Raises `ModelFileError` as loading it does, but for a backbone that is not at hand.
+    """
+    stored = read_model(path)
+    preset, changed = nearest_preset(stored.settings)
+    return {
+        "format_version": stored.format_version,
+        "package_version": stored.package_version,
+        "bytes": path.stat().st_size,
+        "sha256": sha256(path.read_bytes()).hexdigest(),
+        "preset": preset,
+        "changed": changed,
+        "settings": asdict(stored.settings),
+        "training_images": stored.training_images,
+        "copies": stored.copies,
+        "contamination": None if stored.contamination is None else asdict(stored.contamination),
+        "backbone": {"name": stored.backbone, "layers": stored.layers, "digest": stored.weights_digest},
+        "grid": stored.grid,
+        "banks": [_bank(bank) for bank in _different_banks(stored)],
+        "threshold": stored.threshold,
+        "check_threshold": stored.check_threshold,
+        "map_threshold": stored.map_threshold,
+        "left_out_images": len(stored.left_out.image_scores) if stored.left_out else None,
+    }
+
+
+def _different_banks(stored: StoredModel) -> list[StoredBank]:
+    same = stored.segmentation.patches is stored.classification.patches
+    return [stored.classification] if same else [stored.classification, stored.segmentation]
+
+
+def _bank(bank: StoredBank) -> dict[str, int]:
+    patches, dim = bank.patches.shape
+    return {"patches": patches, "embedding_dim": dim}
+
+
+def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
+    """What `model_info` found as headings and what stands beside them, in the order in which a person asks."""
+    settings, backbone = record["settings"], record["backbone"]
+    resize, crop = settings["resize"], settings["crop"]
+    copies = "" if record["copies"] == 1 else f", {record['copies']} copies of each, turned or mirrored"
+    layers = f"layer{'s' if len(backbone['layers']) > 1 else ''} {', '.join(backbone['layers'])}"
+    banks = [f"{bank['patches']:,} patches of {bank['embedding_dim']} numbers" for bank in record["banks"]]
+    look = f"{resize} x {resize} px" + ("" if crop == resize else f", of which the centre {crop} x {crop} px")
+    rate, share = (f"{100 * settings[name]:.3g}%" for name in ("false_alarm_rate", "check_share"))
+    contamination = record["contamination"]
+    kept = record["left_out_images"]
+    return [
+        ("learned from", f"{record['training_images']:,} images{copies}"),
+        ("contamination", str(Contamination(**contamination)) if contamination else "not estimated"),
+        ("threshold", f"image score {record['threshold']:.4g}, to check above {record['check_threshold']:.4g}"),
+        ("threshold of maps", f"{record['map_threshold']:.4g}"),
+        (
+            "false alarms",
+            f"{rate} of good images at fit, and {share} more to check; not if the threshold was set since",
+        ),
+        ("left-out scores", f"kept, of {kept} images" if kept else "not kept; the threshold can only be set"),
+        ("preset", record["preset"] + _changed(record["changed"])),
+        ("looks at", f"{look}, in {record['grid'][0]} x {record['grid'][1]} patches"),
+        ("backbone", f"{backbone['name']}, {layers}, weights of SHA-256 {backbone['digest']}"),
+        ("memory bank", banks[0] if len(banks) == 1 else f"{banks[0]} for scores, {banks[1]} for maps"),
+        ("written by", f"softpatch {record['package_version']}, format version {record['format_version']}"),
+        ("size", f"{record['bytes'] / 1e6:.1f} MB"),
+        ("SHA-256", record["sha256"]),
+    ]
+
+
+def _changed(settings: dict[str, Any]) -> str:
+    if not settings:
+        return ", unchanged"
+    values = {name: "+".join(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+    return ", with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
