@@ -72,7 +72,7 @@ def test_parameters_can_be_read_and_changed(fitted: SoftPatch, good_images: np.n
     assert repr(estimator) == "SoftPatch(preset='softpatch', seed=3)"
     assert estimator.set_params(seed=4, false_alarm_rate=0.1).settings.seed == 4
     assert estimator.get_params()["false_alarm_rate"] == 0.1
-    with pytest.raises(InputError, match=r"crop is .*-1|crop -1"):
+    with pytest.raises(InputError, match="`crop`"):
         estimator.set_params(seed=5, crop=-1)
     with pytest.raises(InputError, match="'epochs' is unknown; choose from preset, "):
         estimator.set_params(epochs=3)

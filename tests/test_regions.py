@@ -104,10 +104,10 @@ def test_a_threshold_is_set_and_kept(good_images: np.ndarray, defective_images: 
     assert after.map_threshold == pytest.approx(2 * before.map_threshold)
     assert after.image_score == before.image_score
     for value, message in (
-        (0, "threshold is 0"),
-        (1e-300, "threshold is 1e-300"),
-        (-1, "threshold is -1"),
-        ("high", "threshold is 'high'"),
+        (0, "`threshold` is 0"),
+        (1e-300, "`threshold` is 1e-300"),
+        (-1, "`threshold` is -1"),
+        ("high", "`threshold` is 'high'"),
     ):
         with pytest.raises(InputError, match=message):
             detector.threshold = value
