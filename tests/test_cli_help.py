@@ -163,7 +163,7 @@ def quick(arguments: list[str], **environment: str) -> subprocess.CompletedProce
     code = (
         "import sys\nfrom softpatch import cli\n"
         f"try:\n    cli.main({arguments!r})\nexcept SystemExit as leaving:\n    code = leaving.code\n"
-        "slow = {'torch', 'scipy', 'sklearn', 'PIL', 'numba', 'timm', 'matplotlib', 'rich'} & set(sys.modules)\n"
+        "slow = {'torch', 'scipy', 'sklearn', 'PIL', 'numba', 'timm', 'matplotlib'} & set(sys.modules)\n"
         "print(*slow, file=sys.stderr)\nsys.exit(9 if slow else code)"
     )
     return subprocess.run(

@@ -163,6 +163,8 @@ def test_sorted_folders_are_labelled_images_too(model: Path, plate_folder: Path,
     [
         (["--max-missed", "0.1"], "--max-missed goes with --labelled"),
         (["--category", "a"], "--category goes with --labelled"),
+        (["--strict", "--set", "3"], "--strict goes with --labelled"),
+        (["--layout", "visa"], "--layout goes with --labelled"),
         (["--labelled", "{folder}", "--set", "3"], "--set and --labelled were given; choose one of them"),
         (["--labelled", "{folder}", "--max-missed", "2"], "--max-missed is 2.0; it is a share"),
         (["--labelled", "{folder}", "--max-missed", "0", "--max-false-alarms", "0"], "choose one of them"),
@@ -179,6 +181,19 @@ def test_what_goes_wrong_changes_nothing(
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert message in err
     assert model.read_bytes() == before
+
+
+def test_images_that_cannot_be_read_are_left_out_and_listed(model: Path, plate_folder: Path, capsys) -> None:
+    for path in sorted((plate_folder / "test/blot").iterdir())[:2]:
+        path.write_bytes(b"")
+    code, out, err = run(capsys, "threshold", model, "--labelled", plate_folder)
+    assert (code, err.count("the file is empty")) == (0, 2)
+    assert out.splitlines()[4].split()[:3] == ["defective", "0", "2"]
+    assert run(capsys, "threshold", model, "--labelled", plate_folder, "--strict")[0] == 2
+    for path in (plate_folder / "test/blot").iterdir():
+        path.write_bytes(b"")
+    code, _, err = run(capsys, "threshold", model, "--labelled", plate_folder)
+    assert (code, err.count("the file is empty")) == (2, 4)
 
 
 def test_good_images_alone_are_not_enough(model: Path, plate_folder: Path, capsys) -> None:

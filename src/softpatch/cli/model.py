@@ -76,8 +76,14 @@ def threshold(
     ways = [f"`{name}`" for name, value in given.items() if value is not None]
     if len(ways) > 1:
         raise InputError(f"{' and '.join(ways)} were given; choose one of them")
-    of_labelled = {"max_missed": max_missed, "max_false_alarms": max_false_alarms, "category": category}
-    stray = next((name for name, value in of_labelled.items() if value is not None), None)
+    of_labelled = {
+        "max_missed": max_missed is not None,
+        "max_false_alarms": max_false_alarms is not None,
+        "layout": layout != "auto",
+        "category": category is not None,
+        "strict": strict,
+    }
+    stray = next((name for name, is_given in of_labelled.items() if is_given), None)
     if labelled is None and stray:
         raise InputError(f"`{stray}` goes with `labelled`, which names a folder of labelled images; give both")
     check_given(model=model, weights=weights, images=[labelled])
@@ -131,9 +137,11 @@ def _on_labelled(
     dataset = open_dataset(folder, layout=layout, category=category)
     skipped: list[SkippedImage] = []
     on_skip = None if strict else skipped.append
-    labels, scores = image_scores(detector, dataset.test, on_skip=on_skip, progress=progress)
-    threshold = labelled_threshold(labels, scores, max_missed=max_missed, max_false_alarms=max_false_alarms)
-    list_skipped(skipped)
+    try:
+        labels, scores = image_scores(detector, dataset.test, on_skip=on_skip, progress=progress)
+        threshold = labelled_threshold(labels, scores, max_missed=max_missed, max_false_alarms=max_false_alarms)
+    finally:
+        list_skipped(skipped)
     if not dataset.is_split:
         say("Note: of the good images every fifth is taken, since fit may have learned from the others.")
     return threshold, confusion(labels, scores, threshold)
