@@ -86,6 +86,7 @@ def test_a_wrong_choice_says_which_there_are(arguments: str, value: str, meant: 
 
 def test_nothing_similar_is_not_guessed_at(capsys) -> None:
     assert "did you mean" not in run(capsys, "fit", ".", "--preset", "zzz")[2]
+    assert "did you mean" not in run(capsys, "fit", ".", "--device", "gpu")[2]  # not cpu
 
 
 def test_a_choice_in_capitals_is_taken(capsys, tmp_path: Path) -> None:

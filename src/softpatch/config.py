@@ -232,7 +232,7 @@ def choose_from(value: str, choices: Sequence[str]) -> str:
     """The end of a sentence on a value that is none of the choices: which there are, and the most similar."""
     from difflib import get_close_matches
 
-    similar = get_close_matches(value.lower(), choices, n=1, cutoff=0.5) if isinstance(value, str) else []
+    similar = get_close_matches(value.lower(), choices, n=1, cutoff=0.7) if isinstance(value, str) else []
     return f"choose from {', '.join(choices)}" + (f"; did you mean {similar[0]!r}?" if similar else "")
 
 
