@@ -16,6 +16,7 @@ from softpatch.errors import ModelFileError, WeightsError
 from softpatch.review.evaluation import image_scores
 from softpatch.review.model_info import model_info
 from softpatch.stored_model import contents_digest
+from test_cli_help import quick
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -70,6 +71,11 @@ def test_info_in_json(model: Path, fitted: SoftPatch, capsys) -> None:
     assert record["bytes"] == model.stat().st_size
     assert record["contamination"].keys() == {"estimate", "low", "high"}
     assert len(record["banks"]) == 1
+
+
+def test_info_needs_no_torch(model: Path) -> None:
+    ended = quick(["info", str(model), "--json"])
+    assert (ended.returncode, json.loads(ended.stdout)["training_images"]) == (0, 13)
 
 
 def test_info_needs_no_weights(model: Path, capsys) -> None:

@@ -26,6 +26,7 @@ PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 """Ways to contaminate training images; see `softpatch.data.contamination`."""
 LARGEST = 6e4
 """What a sound feature stays below: embeddings are kept in half precision."""
+_LARGEST_SCORE = 1e30
 PRETRAINED = "pretrained"
 RANDOM = "random"
 """What `Settings.weights` may be beside the path of a file."""
@@ -220,6 +221,12 @@ def resolve_weights(weights: str | Path) -> str:
     if not isinstance(weights, (str, Path)) or not str(weights):
         raise InputError(f"`weights` is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
     return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
+
+
+def check_threshold(value: object) -> None:
+    """Raise `InputError` for anything but a number of 0 or more that an image score can be compared with."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LARGEST_SCORE:
+        raise InputError(f"`threshold` is {repr(value)[:40]}; it must be a number, 0 or more")
 
 
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:

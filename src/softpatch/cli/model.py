@@ -7,7 +7,7 @@ import typer
 
 from softpatch.cli.options import Category, Layout, Model, Strict, Weights, with_runtime
 from softpatch.cli.paths import check_given, load_model
-from softpatch.config import Runtime
+from softpatch.config import DEFAULT_PRESET, Runtime, check_threshold, preset_settings
 from softpatch.errors import InputError
 from softpatch.progress import Progress
 
@@ -86,9 +86,14 @@ def threshold(
     stray = next((name for name, is_given in of_labelled.items() if is_given), None)
     if labelled is None and stray:
         raise InputError(f"`{stray}` goes with `labelled`, which names a folder of labelled images; give both")
+    if threshold is not None:
+        check_threshold(threshold)
+    preset_settings(DEFAULT_PRESET, {"false_alarm_rate": false_alarm_rate})  # raises for a rate out of range
     check_given(model=model, weights=weights, images=[labelled])
+    from softpatch.scoring.labelled import check_limits
     from softpatch.terminal import printable, progress_bar
 
+    check_limits(max_missed, max_false_alarms)
     found: Confusion | None = None
     with progress_bar() as progress:
         estimator = load_model(model, weights, runtime, progress)
