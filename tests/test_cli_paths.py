@@ -3,11 +3,14 @@
 import io
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
-from softpatch.cli.paths import given_paths
-from softpatch.errors import InputError
+from softpatch import cli
+from softpatch.cli.paths import check_given, given_paths
+from softpatch.errors import InputError, SoftPatchError
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +57,39 @@ def test_what_names_nothing_is_told(argument: str, content: bytes, message: str)
     Path("list").write_bytes(content)
     with pytest.raises(InputError, match=message):
         given_paths([argument])
+
+
+def test_one_way_to_load_a_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[dict[str, object]] = []
+
+    def load(path: Path, **values: object) -> None:
+        seen.append({"path": path, **values})
+        raise InputError("seen")
+
+    monkeypatch.setattr("softpatch.SoftPatch.load", load)
+    model = tmp_path / "m.safetensors"
+    model.write_bytes(b"")
+    options = ["--device", "cpu", "--batch-size", "3", "--workers", "1", "--offline", "--memory-budget", "2GB"]
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    for words in (["predict", model, tmp_path], ["threshold", model]):
+        with pytest.raises(SystemExit):
+            cli.main([*map(str, words), *options])
+        runtime = {"device": "cpu", "batch_size": 3, "workers": 1, "offline": True, "memory_budget": "2GB"}
+        assert seen[-1].items() >= {"path": model, "weights": None, **runtime}.items()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"model": "m"}, "m does not exist; give a model file"),
+        ({"model": "."}, r"\. is a folder; first comes the model file"),
+        ({"weights": "w.safetensors"}, "weights file w.safetensors does not exist"),
+        ({"images": ["here.png", "there"]}, "there does not exist; give an image file or a folder"),
+    ],
+)
+def test_what_is_not_there(given: dict[str, Any], message: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("here.png").write_bytes(b"")
+    check_given(weights="pretrained", images=["here.png", None, ""])
+    with pytest.raises(SoftPatchError, match=message):
+        check_given(**{**given, "model": Path(given["model"])} if "model" in given else given)

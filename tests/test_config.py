@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from softpatch.config import PRESETS, Runtime, Settings, preset_settings
+from softpatch.config import PRESETS, Runtime, Settings, nearest_preset, preset_settings
 from softpatch.errors import InputError
 
 
@@ -161,6 +161,18 @@ def test_nothing_can_be_discarded_without_a_discriminator() -> None:
     with pytest.raises(InputError, match="only be discarded with a discriminator"):
         Settings(discriminators=(), discard_fraction=0.0)  # the segmentation bank discards still
     assert Settings(discriminators=(), discard_fraction=0.0, segmentation_discard_fraction=0.0).noise_names == ("lof",)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_settings_are_known_by_the_nearest_preset(preset: str) -> None:
+    assert nearest_preset(preset_settings(preset, {})) == (preset, {})
+    changed = {"crop": 200, "backbone": "resnet18", "symmetries": "none" if preset == "agreement" else "find"}
+    assert nearest_preset(preset_settings(preset, changed)) == (preset, changed)
+
+
+def test_a_choice_is_corrected_where_one_is_near() -> None:
+    with pytest.raises(InputError, match=r"`preset` 'patchcor' is unknown; .*; did you mean 'patchcore'\?$"):
+        preset_settings("patchcor", {})
 
 
 def test_an_unknown_preset_is_refused() -> None:

@@ -26,6 +26,7 @@ PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 """Ways to contaminate training images; see `softpatch.data.contamination`."""
 LARGEST = 6e4
 """What a sound feature stays below: embeddings are kept in half precision."""
+_LARGEST_SCORE = 1e30
 PRETRAINED = "pretrained"
 RANDOM = "random"
 """What `Settings.weights` may be beside the path of a file."""
@@ -222,6 +223,12 @@ def resolve_weights(weights: str | Path) -> str:
     return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
 
 
+def check_threshold(value: object) -> None:
+    """Raise `InputError` for anything but a number of 0 or more that an image score can be compared with."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < _LARGEST_SCORE:
+        raise InputError(f"`threshold` is {repr(value)[:40]}; it must be a number, 0 or more")
+
+
 def one_of(name: str, value: str, choices: Iterable[str]) -> None:
     """Raise `InputError` for a value of the argument `name` that is none of the choices; it says which there are."""
     if value not in choices:
@@ -232,7 +239,7 @@ def choose_from(value: str, choices: Sequence[str]) -> str:
     """The end of a sentence on a value that is none of the choices: which there are, and the most similar."""
     from difflib import get_close_matches
 
-    similar = get_close_matches(value.lower(), choices, n=1, cutoff=0.5) if isinstance(value, str) else []
+    similar = get_close_matches(value.lower(), choices, n=1, cutoff=0.7) if isinstance(value, str) else []
     return f"choose from {', '.join(choices)}" + (f"; did you mean {similar[0]!r}?" if similar else "")
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
-from softpatch.config import Runtime, Settings
+from softpatch.config import Runtime, Settings, check_threshold
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
@@ -274,8 +274,7 @@ class Detector:
 
         Raises `InputError` for anything but a number of 0 or more.
         """
-        if isinstance(threshold, bool) or not _is_score(threshold):
-            raise InputError(f"`threshold` is {repr(threshold)[:40]}; it must be a number, 0 or more")
+        check_threshold(threshold)
         share = threshold / self.threshold if self.threshold else 1.0
         return replace(
             self,
@@ -333,10 +332,6 @@ class Detector:
                 )
             done += len(batch)
             progress("predict", done, len(refs))
-
-
-def _is_score(value: object) -> bool:
-    return isinstance(value, (int, float)) and 0 <= value < 1e30
 
 
 def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:

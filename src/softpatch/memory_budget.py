@@ -42,7 +42,7 @@ def check_image_memory(settings: Settings, runtime: Runtime, device: torch.devic
         raise InputError(
             f"to look at {settings.crop} px squares, {runtime.batch_size} at a time, takes about {need / 1e9:.1f} GB "
             f"of memory, more than `memory_budget` {runtime.memory_budget}; allow more, or choose a smaller "
-            "`batch_size`, `workers`, `resize` or `crop`"
+            "`batch_size` or `workers`, or at fit a smaller resize or crop"
         )
 
 

@@ -11,7 +11,13 @@ from softpatch.cli.verb import Verb, examples, with_options
 from softpatch.config import PROTOCOLS, Runtime, Settings
 from softpatch.errors import InputError
 
-app = typer.Typer(help="Compare methods on labelled, contaminated datasets.")
+app = typer.Typer(
+    help="Compare methods on labelled, contaminated datasets.",
+    epilog=examples(
+        "softpatch bench run --data mvtec_ad/bottle --method softpatch+ -o rows.jsonl",
+        "softpatch bench summary rows.jsonl -o tables",
+    ),
+)
 
 
 @app.command(
@@ -55,7 +61,7 @@ def bench_run(
     offline: Offline = Runtime.offline,
     memory_budget: Annotated[str, typer.Option(help="Memory that the images of a category may take.")] = "16GB",
 ) -> None:
-    """Run tasks, and append a row with everything that was measured for each."""
+    """Run tasks, and append a row of figures for each."""
     from softpatch.atomic import check_can_write
     from softpatch.bench.task import read_tasks, task_of
 

@@ -18,7 +18,7 @@ from softpatch.cli.options import (
     with_runtime,
 )
 from softpatch.cli.paths import check_given, given_paths, load_model
-from softpatch.config import Runtime
+from softpatch.config import Runtime, check_threshold
 
 
 @with_runtime
@@ -46,6 +46,8 @@ def predict(
 
     The tables are predictions.csv, predictions.jsonl and skipped.csv.
     """
+    if threshold is not None:
+        check_threshold(threshold)
     paths = given_paths(images)
     check_given(model=model, weights=weights, images=paths)
     from softpatch.atomic import check_can_write

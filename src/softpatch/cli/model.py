@@ -7,7 +7,7 @@ import typer
 
 from softpatch.cli.options import Category, Layout, Model, Strict, Weights, with_runtime
 from softpatch.cli.paths import check_given, load_model
-from softpatch.config import Runtime
+from softpatch.config import DEFAULT_PRESET, Runtime, check_threshold, preset_settings
 from softpatch.errors import InputError
 from softpatch.progress import Progress
 
@@ -76,13 +76,24 @@ def threshold(
     ways = [f"`{name}`" for name, value in given.items() if value is not None]
     if len(ways) > 1:
         raise InputError(f"{' and '.join(ways)} were given; choose one of them")
-    of_labelled = {"max_missed": max_missed, "max_false_alarms": max_false_alarms, "category": category}
-    stray = next((name for name, value in of_labelled.items() if value is not None), None)
+    of_labelled = {
+        "max_missed": max_missed is not None,
+        "max_false_alarms": max_false_alarms is not None,
+        "layout": layout != "auto",
+        "category": category is not None,
+        "strict": strict,
+    }
+    stray = next((name for name, is_given in of_labelled.items() if is_given), None)
     if labelled is None and stray:
         raise InputError(f"`{stray}` goes with `labelled`, which names a folder of labelled images; give both")
+    if threshold is not None:
+        check_threshold(threshold)
+    preset_settings(DEFAULT_PRESET, {"false_alarm_rate": false_alarm_rate})  # raises for a rate out of range
     check_given(model=model, weights=weights, images=[labelled])
+    from softpatch.scoring.labelled import check_limits
     from softpatch.terminal import printable, progress_bar
 
+    check_limits(max_missed, max_false_alarms)
     found: Confusion | None = None
     with progress_bar() as progress:
         estimator = load_model(model, weights, runtime, progress)
@@ -131,9 +142,11 @@ def _on_labelled(
     dataset = open_dataset(folder, layout=layout, category=category)
     skipped: list[SkippedImage] = []
     on_skip = None if strict else skipped.append
-    labels, scores = image_scores(detector, dataset.test, on_skip=on_skip, progress=progress)
-    threshold = labelled_threshold(labels, scores, max_missed=max_missed, max_false_alarms=max_false_alarms)
-    list_skipped(skipped)
+    try:
+        labels, scores = image_scores(detector, dataset.test, on_skip=on_skip, progress=progress)
+        threshold = labelled_threshold(labels, scores, max_missed=max_missed, max_false_alarms=max_false_alarms)
+    finally:
+        list_skipped(skipped)
     if not dataset.is_split:
         say("Note: of the good images every fifth is taken, since fit may have learned from the others.")
     return threshold, confusion(labels, scores, threshold)

@@ -17,7 +17,7 @@ def choice(text: str, values: Collection[str], *, default: str | bool = True) ->
 
     def read(value: str) -> str:
         if value.lower() not in values:
-            raise typer.BadParameter(f"{value!r} is unknown; {choose_from(value, tuple(values))}.")
+            raise typer.BadParameter(f"{value!r} is unknown; {choose_from(value, tuple(values))}")
         return value.lower()
 
     def complete(incomplete: str) -> list[str]:
@@ -30,7 +30,7 @@ def choice(text: str, values: Collection[str], *, default: str | bool = True) ->
 Paths = Annotated[
     list[str],
     typer.Argument(
-        metavar="IMAGES...",
+        metavar="IMAGES",
         help="Images, folders of them (searched whole), @list.txt (a path per line), or - to read those.",
     ),
 ]

@@ -186,7 +186,7 @@ def noise_scores(
     if failed:
         raise InputError(
             f"the noise scores of patches with values up to {float(embeddings.abs().max()):.3g} cannot be computed; "
-            "the backbone's weights may be damaged, or need a larger `gaussian_epsilon`"
+            "the backbone's weights may be damaged, or the Gaussian discriminator needs a larger epsilon"
         )
 
 

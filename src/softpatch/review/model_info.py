@@ -1,7 +1,7 @@
 """What a model file is, for a program and for a person; the backbone's weights are not needed."""
 
 from dataclasses import asdict
-from hashlib import sha256
+from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,14 @@ def model_info(path: Path) -> dict[str, Any]:
     Raises `ModelFileError` as loading it does, but for a backbone that is not at hand.
     """
     stored = read_model(path)
+    with path.open("rb") as file:
+        digest = file_digest(file, "sha256").hexdigest()
     preset, changed = nearest_preset(stored.settings)
     return {
         "format_version": stored.format_version,
         "package_version": stored.package_version,
         "bytes": path.stat().st_size,
-        "sha256": sha256(path.read_bytes()).hexdigest(),
+        "sha256": digest,
         "preset": preset,
         "changed": changed,
         "settings": asdict(stored.settings),

@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softpatch.errors import InputError
-from softpatch.scoring.metrics import best_f1
 
 _CONFIDENCE = 0.95
 _ROUNDING = 1e-9  # 0.29 of 100 images are 29
@@ -36,11 +35,7 @@ def labelled_threshold(
     `max_false_alarms` of the nominal ones anomalous, each in [0, 1). Between two scores it lies half way. Raises
     `InputError` for another share, both of them, and images of one label alone.
     """
-    if max_missed is not None and max_false_alarms is not None:
-        raise InputError("`max_missed` and `max_false_alarms` were given; choose one of them")
-    for name, share in (("max_missed", max_missed), ("max_false_alarms", max_false_alarms)):
-        if share is not None and not 0 <= share < 1:
-            raise InputError(f"`{name}` is {share}; it is a share, 0 or more and below 1")
+    check_limits(max_missed, max_false_alarms)
     nominal, anomalous = np.sort(scores[~labels]), np.sort(scores[labels])
     if not len(nominal) or not len(anomalous):
         raise InputError(
@@ -54,7 +49,18 @@ def labelled_threshold(
         lowest_called = anomalous[int(max_missed * len(anomalous) + _ROUNDING)]
         below = scores[scores < lowest_called]
         return (float(lowest_called) + float(below.max() if len(below) else 0)) / 2
+    from softpatch.scoring.metrics import best_f1  # slow to import, and limits are checked before
+
     return best_f1(labels, scores)[1] or float(scores.min()) / 2  # where F1 is largest with all called anomalous
+
+
+def check_limits(max_missed: float | None, max_false_alarms: float | None) -> None:
+    """Raise `InputError` for limits that `labelled_threshold` does not take."""
+    if max_missed is not None and max_false_alarms is not None:
+        raise InputError("`max_missed` and `max_false_alarms` were given; choose one of them")
+    for name, share in (("max_missed", max_missed), ("max_false_alarms", max_false_alarms)):
+        if share is not None and not 0 <= share < 1:
+            raise InputError(f"`{name}` is {share}; it is a share, 0 or more and below 1")
 
 
 def confusion(labels: NDArray[np.bool_], scores: NDArray[np.float32], threshold: float) -> Confusion:
