@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from softpatch.atomic import appearing_together, check_can_write, replacing
+from softpatch.atomic import check_can_write, move_together, replacing
 from softpatch.errors import InputError
 
 
@@ -145,7 +145,7 @@ def test_a_killed_process_leaves_the_older_file_whole(path: Path) -> None:
     script = """
 import sys, time
 from pathlib import Path
-from softpatch.atomic import appearing_together, check_can_write, replacing
+from softpatch.atomic import move_together, check_can_write, replacing
 
 with replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(b"half")
@@ -172,23 +172,28 @@ def test_the_new_file_is_as_private_as_the_older(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_files_appear_together_or_not_at_all(tmp_path: Path) -> None:
-    for name in ("a", "b/c", "z"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("older")
-    (tmp_path / "d/in the way").mkdir(parents=True)
+def test_files_move_together_or_not_at_all(tmp_path: Path) -> None:
+    source, folder = tmp_path / "source", tmp_path / "folder"
 
-    def write(staged: Path, *names: str) -> None:
+    def write(root: Path, text: str, *names: str) -> list[Path]:
         for name in names:
-            (staged / name).parent.mkdir(parents=True, exist_ok=True)
-            (staged / name).write_text("newer")
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+        return [Path(name) for name in names]
 
-    with pytest.raises(InputError, match=r"cannot write .*d: it is a folder"), appearing_together(tmp_path) as staged:
-        write(staged, "a", "b/c", "b/new", "d", "z")
-    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"a": "older", "b/c": "older", "z": "older"}
-    with appearing_together(tmp_path) as staged:
-        write(staged, "a", "b/new")
-        assert (tmp_path / "a").read_text() == "older"
-    found = {path.relative_to(tmp_path).as_posix(): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
-    assert found == {"a": "newer", "b/c": "older", "b/new": "newer", "z": "older"}
+    def found(root: Path) -> dict[str, str]:
+        files = (path for path in root.rglob("*") if path.is_file() and ".old" not in path.parts)
+        return {path.relative_to(root).as_posix(): path.read_text() for path in files}
+
+    write(folder, "older", "a", "b/c", "z", "gone/x/y")
+    (folder / "d/in the way").mkdir(parents=True)
+    names = write(source, "newer", "a", "b/c", "b/new", "d", "z")
+    with pytest.raises(InputError, match=r"cannot write .*d: it is a folder"):
+        move_together(source, names, folder, [Path("gone/x/y")])
+    assert found(folder) == {"a": "older", "b/c": "older", "z": "older", "gone/x/y": "older"}
+    assert set(found(source).values()) == {"newer"}
+    names.remove(Path("d"))
+    move_together(source, [*names, Path("moved before")], folder, [Path("gone/x/y")])
+    assert found(folder) == {"a": "newer", "b/c": "newer", "b/new": "newer", "z": "newer"}
+    assert not (folder / "gone").exists()
+    assert found(source) == {"d": "newer"}

@@ -1,7 +1,6 @@
 """Overlays, maps, evaluation and the demo's picture."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,38 +9,85 @@ import tifffile
 import torch
 from PIL import Image
 
+from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef
 from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import open_dataset
-from softpatch.errors import ImageError, InputError
+from softpatch.errors import InputError
 from softpatch.estimator import SoftPatch
 from softpatch.results import Prediction
 from softpatch.review.demo import draw_comparison
 from softpatch.review.evaluation import check_can_replace, evaluate, notes
-from softpatch.review.outputs import write_outputs
-from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay
+from softpatch.review.outputs import refuse_overwriting
+from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay, tint
+from softpatch.review.run import Run
+from test_run import judged
 
 
 def test_overlay_tints_by_one_scale_and_outlines_the_mask() -> None:
     image = torch.full((3, 20, 20), 0.5)
     heat = np.full((20, 20), 0.4, np.float32)
     heat[5:15, 5:15] = 1.5
-    heat[0, 0] = np.nan
     pixels = overlay(image, heat, map_threshold=1.0, mask=heat > 1)
     assert (pixels.shape, pixels.dtype) == ((20, 20, 3), np.uint8)
-    assert (pixels[0, 0] == 128).all()  # NaN
     assert (pixels[18, 18] == 128).all()  # far under the threshold
     assert (pixels[5, 5:15] == 255).all()  # the outline
+    assert (pixels[4, 5:15] == 0).all()
     assert pixels[10, 10, 0] > pixels[10, 10, 2] + 40  # tinted warm
     same = overlay(image, heat * 10, map_threshold=10.0, mask=heat > 1)
     assert (same == pixels).all()
 
 
-def test_heat_colours_run_from_yellow_to_red() -> None:
-    colours = heat_colours(np.array([0.0, 1.0]))
-    assert colours[0, 1] > 0.8
-    assert colours[1, 1] < 0.1
-    assert colours[1, 0] > 0.8
+DEUTERANOPIA = np.array(  # Machado, Oliveira and Fernandes 2009, severity 1, of linear RGB
+    [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+)
+
+
+def lab_seen(colours: np.ndarray, sight: np.ndarray) -> np.ndarray:
+    """CIELAB (..., 3) of sRGB colours (..., 3) in [0, 1] as an eye sees them that mixes linear RGB by `sight`."""
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    seen = np.clip(linear @ sight.T, 0, 1)
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.moveaxis(np.cbrt(np.maximum(seen @ to_xyz.T / [0.9505, 1, 1.089], 1e-9)), -1, 0)
+    return np.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], axis=-1)
+
+
+@pytest.mark.parametrize("sight", [np.eye(3), DEUTERANOPIA])
+def test_heat_is_told_from_every_product_by_every_eye(sight: np.ndarray) -> None:
+    lightness = lab_seen(heat_colours(np.linspace(0, 1, 50)), sight)[:, 0]
+    assert (np.diff(lightness) > 0).all()
+    products = np.array([[0.97, 0.97, 0.95], [0.75, 0.75, 0.75], [0.5, 0.5, 0.5], [0.08, 0.08, 0.1], [0.5, 0.3, 0.15]])
+    image = torch.from_numpy(products.T[:, :, None].repeat(20, axis=2))
+    tinted = tint(image, np.linspace(0, 1, 20)[None].repeat(len(products), axis=0))
+    seen = np.linalg.norm(lab_seen(tinted, sight) - lab_seen(products, sight)[:, None], axis=2)
+    assert seen[:, 0].max() < 1e-6
+    assert seen[:, 6].min() > 10  # at the threshold; a difference of 2 to 3 is just seen
+    assert seen.max(axis=1).min() > 30
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (3000, 40), (40, 900), (1, 1)])
+def test_an_overlay_stands_beside_its_image_under_a_caption(width: int, height: int, tmp_path: Path) -> None:
+    flat = np.full((56, 56), 0.5, np.float32)
+    for score, colour in ((2.0, (196, 78, 0)), (0.95, (230, 159, 0)), (0.1, (0, 110, 80))):
+        answer = Prediction("a.png", score, 1.0, 0.9, 0.0, 0.0, width, height, flat, 1.0, False, Framing(64, 56))
+        save_overlay(torch.full((3, height, width), 0.25), answer, tmp_path / "beside.png")
+        save_overlay(torch.full((3, height, width), 0.25), answer, tmp_path / "plain.png", style="plain")
+        with Image.open(tmp_path / "beside.png") as beside, Image.open(tmp_path / "plain.png") as plain:
+            assert plain.size == (width, height)
+            assert beside.width > 2 * width
+            assert beside.height > height
+            drawn = np.asarray(beside)
+        assert (drawn == colour).all(axis=2).any()  # the verdict's
+        assert (drawn == 64).all(axis=2).sum() >= width * height  # the image, untouched
+
+
+def test_what_is_not_looked_at_is_hatched() -> None:
+    heat = np.full((40, 40), 0.1, np.float32)
+    heat[:5] = np.nan
+    pixels = overlay(torch.full((3, 40, 40), 0.8), heat, map_threshold=1.0, mask=np.zeros((40, 40), bool))
+    assert (pixels[5:] == 204).all()
+    assert (pixels[:5] < 200).all()
+    assert len(np.unique(pixels[:5])) == 2
 
 
 def test_map_file_is_the_map_at_original_size(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
@@ -54,36 +100,10 @@ def test_map_file_is_the_map_at_original_size(fitted: SoftPatch, defective_image
 
 def test_outputs_keep_the_folders_of_the_images(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
     refs = [sample.ref for sample in open_dataset(plate_folder).test]
-    verdicts, unlike = write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
+    verdicts, unlike = judged(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
     assert (verdicts.total(), verdicts["anomalous"] >= 4, unlike < 5) == (8, True, True)
     assert len(list((tmp_path / "out/maps/blot").glob("*.png.tiff"))) == 4
     assert len((tmp_path / "out/predictions.jsonl").read_text().splitlines()) == 8
-
-
-def test_a_red_frame_marks_what_is_called_anomalous(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
-    image = torch.from_numpy(defective_images[0]).permute(2, 0, 1) / 255
-    corners = []
-    for threshold in (0, 1e9):
-        answer = fitted.predict(defective_images[:1], threshold=threshold)[0]
-        save_overlay(image, answer, tmp_path / "overlay.png")
-        with Image.open(tmp_path / "overlay.png") as overlaid:
-            corners.append(overlaid.getpixel((0, 0)))
-    assert corners[0] == (217, 0, 13)
-    assert corners[1] == tuple(defective_images[0][0, 0])
-
-
-def test_a_failing_run_leaves_the_folder_as_it_was(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
-    refs = [sample.ref for sample in open_dataset(plate_folder).test]
-    write_outputs(fitted.detector.predict(refs[:1]), refs, tmp_path / "out", overlays=True)
-    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
-
-    def interrupted() -> Iterator[Prediction]:
-        yield from fitted.detector.predict(refs[:5])
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_outputs(interrupted(), refs, tmp_path / "out", maps=True, overlays=True)
-    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before
 
 
 def test_evaluation_counts_and_rounds_nothing(fitted: SoftPatch, plate_folder: Path) -> None:
@@ -120,7 +140,7 @@ def test_comparison_picture(fitted: SoftPatch, plate_folder: Path, tmp_path: Pat
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 100
 
 
-def test_no_result_is_written_over_an_image(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
+def test_no_result_is_written_over_an_image(defective_images, tmp_path: Path) -> None:
     folder = tmp_path / "out/overlays"
     folder.mkdir(parents=True)
     for name in ("a.png", "a.png.png"):
@@ -130,28 +150,15 @@ def test_no_result_is_written_over_an_image(fitted: SoftPatch, defective_images,
     with pytest.raises(
         InputError, match=r"a\.png\.png would be overwritten by a result; choose another folder with -o"
     ):
-        write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", overlays=True)
+        refuse_overwriting(Run.of(refs, overlays="plain"), refs, tmp_path / "out")
     assert (folder / "a.png.png").read_bytes() == before
     assert list((tmp_path / "out").iterdir()) == [folder]
-
-
-def test_overlays_are_not_drawn_on_images_that_were_replaced(fitted: SoftPatch, plate_folder: Path, tmp_path) -> None:
-    refs = [sample.ref for sample in open_dataset(plate_folder).test]
-
-    def replaced() -> Iterator[Prediction]:
-        for prediction in fitted.detector.predict(refs):
-            Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(prediction.path)
-            yield prediction
-
-    with pytest.raises(ImageError, match="was changed while it was judged"):
-        write_outputs(replaced(), refs, tmp_path / "out", overlays=True)
-    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_large_overlays_are_drawn_smaller(fitted: SoftPatch, defective_images, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("softpatch.review.pictures._LARGEST_OVERLAY", 1000)
     image = torch.from_numpy(defective_images[0]).permute(2, 0, 1) / 255
-    save_overlay(image, fitted.predict(defective_images[:1])[0], tmp_path / "overlay.png")
+    save_overlay(image, fitted.predict(defective_images[:1])[0], tmp_path / "overlay.png", style="plain")
     with Image.open(tmp_path / "overlay.png") as overlaid:
         assert overlaid.size == (21, 21)
 
@@ -164,29 +171,26 @@ def test_masks_that_mark_nothing_or_everything_are_counted(fitted: SoftPatch, pl
     assert [note.split(" masks")[0] for note in notes(result)] == ["1", "1"]
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "predictions.jsonl", "skipped.csv"])
-def test_no_table_is_written_over_an_image_or_the_model(
-    fitted: SoftPatch, defective_images, tmp_path: Path, name: str
-) -> None:
+@pytest.mark.parametrize("name", ["predictions.csv", "predictions.jsonl", "skipped.csv", "run.json"])
+def test_no_table_is_written_over_an_image_or_the_model(defective_images, tmp_path: Path, name: str) -> None:
     Image.fromarray(defective_images[0]).save(tmp_path / name, "PNG")
     before = (tmp_path / name).read_bytes()
     refs = choose_images([tmp_path / name], "predict").refs
     with pytest.raises(InputError, match="would be overwritten by a result"):
-        write_outputs(fitted.detector.predict(refs), refs, tmp_path)
+        refuse_overwriting(Run.of(refs), refs, tmp_path)
     other = choose_images(defective_images[:1], "predict").refs
     with pytest.raises(InputError, match="would be overwritten by a result"):
-        write_outputs(fitted.detector.predict(other), other, tmp_path, keep=[tmp_path / name])
+        refuse_overwriting(Run.of(other), other, tmp_path, keep=[tmp_path / name])
     assert (tmp_path / name).read_bytes() == before
 
 
-def test_images_whose_results_cannot_both_be_written(fitted: SoftPatch, defective_images, tmp_path: Path) -> None:
+def test_images_whose_results_cannot_both_be_written(defective_images, tmp_path: Path) -> None:
     for name in ("in/a.png", "in/a.png.tiff/b.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(defective_images[0]).save(tmp_path / name)
     refs = choose_images(tmp_path / "in", "predict").refs
     with pytest.raises(InputError, match=r"a\.png\.tiff cannot both be written; judge those images apart"):
-        write_outputs(fitted.detector.predict(refs), refs, tmp_path / "out", maps=True)
-    assert not (tmp_path / "out").exists()
+        refuse_overwriting(Run.of(refs, maps=True), refs, tmp_path / "out")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', "[" * 5000, "9" * 5000])

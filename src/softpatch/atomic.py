@@ -6,7 +6,7 @@ import shutil
 import socket
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -82,43 +82,46 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-@contextmanager
-def appearing_together(folder: Path) -> Iterator[Path]:
-    """Give a hidden folder in `folder`; all that was written there moves up when the block succeeds, or nothing does.
+def move_together(source: Path, names: Sequence[Path], folder: Path, obsolete: Sequence[Path] = ()) -> None:
+    """Move files of the given relative names from `source` into `folder`, and take away `obsolete` ones there.
 
-    Files that stand where one moves to are replaced, or stay where any cannot be. Raises `InputError` then.
+    Files that stand where one moves to are replaced. Where any cannot be, all stay as they were, and `InputError` is
+    raised; a name that `source` has not is passed over, so that a move that was killed can be finished. What was
+    replaced lies in a hidden folder of `source` until that is removed.
     """
+    old = source / ".old"
+    moved: list[tuple[Path, Path | None, Path | None]] = []
+    target = folder
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder)
-        staging = tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=folder, ignore_cleanup_errors=True)
-    except OSError as error:
-        raise _refusal(folder, error) from error
-    with staging as name:
-        new, old = Path(name, "new"), Path(name, "old")
-        new.mkdir()
-        yield new
-        moved: list[tuple[Path, Path | None]] = []
-        target = folder
-        try:
-            for file in sorted(path for path in new.rglob("*") if path.is_file()):
-                target = _target(folder / file.relative_to(new))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                kept = old / str(len(moved)) if target.exists() else None
+        old.mkdir(exist_ok=True)
+        for name in [*names, *obsolete]:
+            new = source / name if name not in obsolete and (source / name).exists() else None
+            if new is None and name not in obsolete:
+                continue
+            target = _target(folder / name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            kept = old / str(len(moved)) if target.exists() else None
+            if kept is not None:
+                if target.is_dir():
+                    raise InputError(f"cannot write {target}: it is a folder; move it away")
+                target.replace(kept)
+            moved.append((target, kept, new))
+            if new is not None:
+                new.replace(target)
+    except BaseException as error:
+        for target_of, kept, new in reversed(moved):
+            with suppress(OSError):
+                if new is not None and not new.exists():
+                    target_of.replace(new)
                 if kept is not None:
-                    if target.is_dir():
-                        raise InputError(f"cannot write {target}: it is a folder; move it away")
-                    kept.parent.mkdir(exist_ok=True)
-                    target.replace(kept)
-                moved.append((target, kept))
-                file.replace(target)
-        except BaseException as error:
-            for target_of, kept in reversed(moved):
-                with suppress(OSError):
-                    target_of.unlink(missing_ok=True) if kept is None else kept.replace(target_of)
-            if isinstance(error, OSError):
-                raise _refusal(target, error) from error
-            raise
+                    kept.replace(target_of)
+        if isinstance(error, OSError):
+            raise _refusal(target, error) from error
+        raise
+    for name in obsolete:
+        for parent in [*name.parents][:-1]:
+            with suppress(OSError):
+                (folder / parent).rmdir()  # where nothing is left in it
 
 
 def _target(path: Path) -> Path:

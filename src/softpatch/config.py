@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import UnionType
-from typing import Any, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 from softpatch.errors import InputError
 
@@ -17,6 +17,9 @@ DISCARD_RULES = ("agreement", "adaptive", "fixed")
 RANK_SCOPES = ("position", "image set")
 SYMMETRIES = ("none", "find")
 DEVICES = ("auto", "cpu", "cuda")
+OverlayStyle = Literal["side-by-side", "plain"]
+OVERLAY_STYLES: tuple[OverlayStyle, ...] = ("side-by-side", "plain")
+"""The image beside its heat map under a caption, or the heat map over the image alone, at its size."""
 LAYOUTS = (
     *("folder", "visa", "real-iad", "mvtec-3d", "mvtec-ad-2", "mvtec-loco", "dagm", "kolektor", "btad", "mvtec"),
     "labelled",

@@ -12,6 +12,7 @@ from softpatch.cli.options import (
     ListOnly,
     Model,
     Output,
+    Overlays,
     Paths,
     Strict,
     Weights,
@@ -27,7 +28,10 @@ def predict(
     images: Paths,
     output: Output = Path("results"),
     maps: Annotated[bool, typer.Option("--maps", help="Write a float32 TIFF map per image.")] = False,
-    overlays: Annotated[bool, typer.Option("--overlays", help="Write each image with its heat map over it.")] = False,
+    overlays: Overlays = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run into the same folder that was stopped.")
+    ] = False,
     threshold: Annotated[
         float | None, typer.Option(help="Image score above which an image is anomalous; default the model's.")
     ] = None,
@@ -53,7 +57,8 @@ def predict(
     from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage
     from softpatch.data.inputs import choose_images
-    from softpatch.review.outputs import write_outputs
+    from softpatch.review.outputs import refuse_overwriting, write_outputs
+    from softpatch.review.run import Run, running
     from softpatch.review.tables import SKIPPED, TABLES
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
@@ -64,20 +69,32 @@ def predict(
     if list_only:
         list_files(chosen)
         return
+    run = Run.of(chosen.refs, model=model, threshold=threshold, maps=maps, overlays=overlays)
+    refuse_overwriting(run, chosen.refs, output, keep=[model])
     skipped: list[SkippedImage] = []
     table: Path | None = None
+    place: Path | None = None
     try:
-        with progress_bar() as progress:
+        with (
+            progress_bar() as progress,
+            running(output, run, chosen.refs, "resume" if resume else "refuse") as unfinished,
+        ):
+            place = unfinished.folder
             estimator = load_model(model, weights, runtime, progress)
             predictions = estimator.predict_each(
-                chosen.refs, threshold=threshold, on_skip=None if strict else skipped.append, progress=progress
+                unfinished.remaining(chosen.refs),
+                threshold=threshold,
+                on_skip=None if strict else skipped.append,
+                progress=progress,
             )
             verdicts, unlike = write_outputs(
-                predictions, chosen.refs, output, maps=maps, overlays=overlays, skipped=skipped, keep=[model]
+                predictions, chosen.refs, run, unfinished, skipped=None if strict else skipped
             )
         table = output / SKIPPED
     finally:
         list_skipped(skipped, table)
+        if place is not None and place.is_dir():
+            say(f"What was judged is kept in {place}; the same command with --resume goes on from there.")
     list_passed_over(chosen)
     if unlike > verdicts.total() / 2:
         say(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from softpatch.config import DEVICES, LAYOUTS, Runtime, choose_from
+from softpatch.config import DEVICES, LAYOUTS, OVERLAY_STYLES, OverlayStyle, Runtime, choose_from
 
 
 def choice(text: str, values: Collection[str], *, default: str | bool = True) -> Any:
@@ -52,6 +52,9 @@ ListOnly = Annotated[bool, typer.Option("--list", help="Only list which files wo
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
 CheckShare = Annotated[float, typer.Option(help="Share of good images, beside those, that somebody is to check.")]
+Overlays = Annotated[
+    OverlayStyle | None, choice("Write each image with its heat map over it, beside the image or plain", OVERLAY_STYLES)
+]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder for the results.")]
 
 _OF_RUNTIME = {

@@ -6,11 +6,19 @@ from typing import Any
 
 from typer.core import TyperCommand
 
+from softpatch.config import OVERLAY_STYLES
 from softpatch.errors import SoftPatchError
+
+_VALUES_LEFT_OUT = {"--overlays": OVERLAY_STYLES}
+"""Options that may stand alone, which means the first of their values."""
 
 
 class Verb(TyperCommand):
     """A command that ends an error on one of its options with where to read about them."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse as any command does, with what options mean that stand alone."""
+        return super().parse_args(ctx, with_values(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Raises an error of the same kind as the library's, in the words of the command line."""
@@ -21,6 +29,21 @@ class Verb(TyperCommand):
             if message == str(error):
                 raise
             raise type(error)(see_help(message, ctx)) from error
+
+
+def with_values(arguments: list[str]) -> list[str]:
+    """The arguments with the first value for every option that may stand alone and does.
+
+    >>> with_values(["model", "--overlays", "new", "--overlays", "plain"])
+    ['model', '--overlays=side-by-side', 'new', '--overlays', 'plain']
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    values = [_VALUES_LEFT_OUT.get(argument, ()) if n < end else () for n, argument in enumerate(arguments)]
+    following = [*arguments[1:], ""]
+    return [
+        f"{argument}={known[0]}" if known and after not in known else argument
+        for argument, known, after in zip(arguments, values, following, strict=True)
+    ]
 
 
 def with_options(message: str, parameters: Iterable[Any]) -> str:

@@ -17,6 +17,7 @@ from softpatch.results import Prediction
 from softpatch.review.evaluation import Evaluation, evaluate
 from softpatch.review.outputs import write_outputs
 from softpatch.review.pictures import colour_scale, tint
+from softpatch.review.run import Run, running
 
 _METHODS = {"patchcore": "PatchCore", DEFAULT_PRESET: "softpatch"}
 _PICTURE = "why-noise-matters.png"
@@ -42,7 +43,9 @@ def run_demo(folder: Path, *, seed: int = 0, progress: Progress = silent) -> lis
         detector.save(folder / f"{preset}.safetensors")
         evaluations[preset] = evaluate(detector.detector, dataset.test, progress=progress)
         predictions[preset] = detector.predict(refs, progress=progress)
-    write_outputs(predictions[DEFAULT_PRESET], refs, folder, overlays=True)
+    run = Run.of(refs, overlays="side-by-side")
+    with running(folder, run, refs, "replace") as unfinished:
+        write_outputs(predictions[DEFAULT_PRESET], refs, run, unfinished)
     draw_comparison(dataset.test, predictions, evaluations, folder / _PICTURE)
     return [
         f"{len(dataset.train)} training images, of which nobody knows which are defective.",

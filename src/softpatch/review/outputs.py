@@ -1,76 +1,84 @@
 """Everything that `softpatch predict` leaves in a folder."""
 
-import hashlib
+import errno
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from torch import Tensor
 
-from softpatch.atomic import appearing_together
 from softpatch.data.images import ImageRef, SkippedImage
-from softpatch.errors import ImageError, InputError
+from softpatch.errors import ImageError, InputError, SoftPatchError
 from softpatch.results import Prediction, Verdict
 from softpatch.review.pictures import save_map, save_overlay
+from softpatch.review.run import RECORD, Run, Unfinished
 from softpatch.review.tables import SKIPPED, TABLES, prediction_tables, write_skipped
 
-_LONGEST_NAME = 255  # bytes, on nearly every file system
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def write_outputs(
     predictions: Iterable[Prediction],
     refs: Sequence[ImageRef],
-    folder: Path,
+    run: Run,
+    unfinished: Unfinished,
     *,
-    maps: bool = False,
-    overlays: bool = False,
-    skipped: Sequence[SkippedImage] = (),
-    keep: Sequence[Path] = (),
+    skipped: list[SkippedImage] | None = None,
 ) -> tuple[Counter[Verdict], int]:
-    """Write the tables, and if asked a map and an overlay per image.
+    """Write a row per image, and what else the run asks for, into the folder of an unfinished run.
 
-    Gives how many images got each verdict, and how many look unlike anything learned.
+    Gives how many images got each verdict, and how many of those judged now look unlike anything learned.
 
-    `refs` are the images that `predictions` judge; `skipped` holds, when all are judged, those that were left out.
-    Files are named after the image's path below the folder that all images share: `maps/good/000.png.tiff`,
-    `overlays/good/000.png.png`. All of them appear when the last image is judged; a run that fails or is interrupted
-    leaves the folder as it was. Raises `InputError` where none was judged, or where a result would be written over an
-    image or a file to `keep`.
+    `predictions` judge those of `refs` that are left; a row is written when all else of its image is. `skipped` holds
+    the images that were left out, and gets those whose map or overlay cannot be written; where it is None, and where a
+    disk is full, the error is raised. Raises `InputError` where none was judged.
     """
-    root = os.path.commonpath([os.path.dirname(os.path.abspath(ref.name)) for ref in refs])  # noqa: PTH100, PTH120  no ".."
-
-    def name_of(kind: str, path: str) -> Path:
-        name = Path(os.path.relpath(path, root))
-        return Path(kind, name.parent, _file_name(name.name, {"maps": ".tiff", "overlays": ".png"}[kind]))
-
-    kinds = [kind for kind, asked in (("maps", maps), ("overlays", overlays)) if asked]
-    results = [Path(name) for name in TABLES] + [name_of(kind, ref.name) for kind in kinds for ref in refs]
-    _refuse_overwriting([folder / result for result in results], [*keep, *(ref.path for ref in refs if ref.path)])
     by_name = {ref.name: (ref, _state(ref)) for ref in refs}
-    verdicts: Counter[Verdict] = Counter()
+    verdicts: Counter[Verdict] = Counter(row["verdict"] for row in unfinished.rows)
     unlike = 0
-    with appearing_together(folder) as staged:
-        with prediction_tables(staged) as write:
-            for prediction in predictions:
-                write(prediction)
-                if maps:
-                    save_map(prediction, staged / name_of("maps", prediction.path))
-                if overlays:
-                    image = _read_again(*by_name[prediction.path], prediction)
-                    save_overlay(image, prediction, staged / name_of("overlays", prediction.path))
-                verdicts[prediction.verdict] += 1
-                unlike += prediction.is_unlike_training
-        if not verdicts:
-            raise InputError("none of the images could be read; nothing was written")
-        write_skipped(skipped, staged / SKIPPED)
+    with prediction_tables(unfinished.folder) as write:
+        for prediction in predictions:
+            try:
+                _draw(prediction, *by_name[prediction.path], run, unfinished.folder)
+            except SoftPatchError as error:
+                if skipped is None or getattr(error.__cause__, "errno", None) in _FULL:
+                    raise
+                skipped.append(SkippedImage(prediction.path, str(error)))
+                continue
+            write(prediction)
+            verdicts[prediction.verdict] += 1
+            unlike += prediction.is_unlike_training
+    if not verdicts:
+        raise InputError("none of the images could be judged; nothing was written")
+    write_skipped(skipped or (), unfinished.folder / SKIPPED)
     return verdicts, unlike
 
 
-def _refuse_overwriting(results: Sequence[Path], given: Sequence[Path]) -> None:
-    """Raise `InputError` where a result would be written over a file that was given, or is a folder of another."""
-    kept = {os.path.realpath(path): path for path in given}
-    targets = {os.path.realpath(result): result for result in results}
+def _draw(prediction: Prediction, ref: ImageRef, state: tuple[int, int, int] | None, run: Run, folder: Path) -> None:
+    """Write an image's map and overlay, where they are asked for, both or none."""
+    try:
+        if run.maps:
+            save_map(prediction, folder / run.picture("maps", prediction.path))
+        if run.overlays:
+            image = _read_again(ref, state, prediction)
+            save_overlay(image, prediction, folder / run.picture("overlays", prediction.path), style=run.overlays)
+    except SoftPatchError:
+        for picture in run.pictures(prediction.path):
+            with suppress(OSError):
+                (folder / picture).unlink(missing_ok=True)
+        raise
+
+
+def refuse_overwriting(run: Run, refs: Sequence[ImageRef], folder: Path, keep: Sequence[Path] = ()) -> None:
+    """Raise `InputError` where a result would be written over an image or a file to `keep`, or is a folder of another.
+
+    Results are the tables, and per image a map and an overlay if asked: `maps/good/000.png.tiff`.
+    """
+    results = [Path(name) for name in (*TABLES, RECORD)] + [each for ref in refs for each in run.pictures(ref.name)]
+    kept = {os.path.realpath(path): path for path in (*keep, *(ref.path for ref in refs if ref.path))}
+    targets = {os.path.realpath(folder / result): folder / result for result in results}
     for target, result in targets.items():
         if target in kept:
             raise InputError(f"{kept[target]} would be overwritten by a result; choose another folder with -o")
@@ -98,11 +106,3 @@ def _read_again(ref: ImageRef, state: tuple[int, int, int] | None, prediction: P
     if image.shape[1:] != (prediction.height, prediction.width) or _state(ref) != state:
         raise ImageError(f"{ref.name} was changed while it was judged; leave images alone until predict is done")
     return image
-
-
-def _file_name(name: str, suffix: str) -> str:
-    """The image's name with a suffix; one too long for a file system is cut, and told apart by a digest."""
-    if len(os.fsencode(name + suffix)) <= _LONGEST_NAME:
-        return name + suffix
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
-    return f"{name[:40]}-{digest}{suffix}"

@@ -1,4 +1,4 @@
-"""Anomaly maps as files: float TIFF for programs, overlays for people."""
+"""Predictions as pictures: a float map per image, and the image beside its heat map, on one scale of colours."""
 
 import math
 from collections.abc import Sequence
@@ -8,18 +8,25 @@ import numpy as np
 import tifffile
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
-from PIL import Image
-from scipy.ndimage import binary_erosion
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from softpatch.atomic import replacing
-from softpatch.results import Prediction, mask_to_original
+from softpatch.config import OVERLAY_STYLES, OverlayStyle
+from softpatch.results import Prediction, Verdict, mask_to_original
 
-_OUTLINE = np.array([1.0, 1.0, 1.0])
-_FRAME = (217, 0, 13)
 _LARGEST_OVERLAY = 16_000_000  # pixels
-_OPACITY = 0.75
+_SMALLEST_SIDE = 256  # of a panel, in pixels; smaller images are enlarged
+_OPACITY = 0.65  # the defect stays visible beneath
 _FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thresholds
+_COLOURS = "plasma"  # perceptually uniform; its dark rim shows on pale products and its bright middle on dark ones
+_RAMP = (0.1, 0.95)  # the part of it that is used
+_UNSEEN = 0.45  # how far what is not looked at fades into grey
+_VERDICT_COLOURS: dict[Verdict, tuple[int, int, int]] = {  # of Okabe and Ito, told apart by the colour-blind
+    "good": (0, 110, 80),
+    "check": (230, 159, 0),
+    "anomalous": (196, 78, 0),
+}
 
 
 def save_map(prediction: Prediction, path: Path) -> None:
@@ -29,23 +36,24 @@ def save_map(prediction: Prediction, path: Path) -> None:
         tifffile.imwrite(temporary, pixels, compression="zlib")
 
 
-def save_overlay(image: Tensor, prediction: Prediction, path: Path) -> None:
+def save_overlay(image: Tensor, prediction: Prediction, path: Path, *, style: OverlayStyle = OVERLAY_STYLES[0]) -> None:
     """Write the image (3, height, width) in [0, 1] with its heat map over it, as PNG (see `overlay`).
 
-    A red frame marks an image that is called anomalous. An image of more than 16 million pixels is drawn smaller.
+    "side-by-side" is the image, the same under the heat map, and a colour bar, below a strip that says the verdict, the
+    score and the threshold; "plain" the heat map over the image alone. An image of more than 16 million pixels is
+    drawn smaller, and a small one larger unless plain.
     """
     image = _at_most(image, _LARGEST_OVERLAY)
+    if style != "plain":
+        image = _at_least(image, _SMALLEST_SIDE)
     height, width = image.shape[1:]
     anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
     mask = mask_to_original(prediction.framing, prediction.mask, width, height)
-    pixels = overlay(image, anomaly_map, prediction.map_threshold, mask)
-    if prediction.is_anomalous:
-        width = max(2, round(max(pixels.shape) / 100))
-        inside = pixels[width:-width, width:-width].copy()
-        pixels[:] = _FRAME
-        pixels[width:-width, width:-width] = inside
+    drawn = Image.fromarray(overlay(image, anomaly_map, prediction.map_threshold, mask))
+    if style != "plain":
+        drawn = _with_caption(Image.fromarray(_pixels(image.permute(1, 2, 0).numpy())), drawn, prediction)
     with replacing(path) as temporary:
-        Image.fromarray(pixels).save(temporary, format="PNG")
+        drawn.save(temporary, format="PNG")
 
 
 def _at_most(image: Tensor, pixels: int) -> Tensor:
@@ -54,21 +62,74 @@ def _at_most(image: Tensor, pixels: int) -> Tensor:
     return image if factor <= 1 else F.avg_pool2d(image, factor)
 
 
+def _at_least(image: Tensor, side: int) -> Tensor:
+    """An image (3, H, W) whose pixels are repeated until its longer side has at least `side` pixels."""
+    factor = math.ceil(side / max(image.shape[1:]))
+    return image.repeat_interleave(factor, dim=1).repeat_interleave(factor, dim=2)
+
+
 def overlay(
     image: Tensor, anomaly_map: NDArray[np.float32], map_threshold: float, mask: NDArray[np.bool_]
 ) -> NDArray[np.uint8]:
     """Lay a heat map over an image (3, H, W) in [0, 1]: uint8 (H, W, 3).
 
     The scale is the same for every image of a detector: colours begin at 0.7 times the map threshold and are strongest
-    at 1.7 times; a white line runs around what `mask`, bool (H, W), holds. `anomaly_map` (H, W) may hold NaN, which
-    stays untinted.
+    at 1.7 times; a line, white within black, runs around what `mask`, bool (H, W), holds. Where `anomaly_map` (H, W)
+    is NaN the image was not looked at, and is faded and hatched.
     """
+    unseen = np.isnan(anomaly_map)
     heat = np.nan_to_num(anomaly_map) / max(map_threshold, 1e-12)
     tinted = tint(image, (heat - _FAINTEST) / (_STRONGEST - _FAINTEST))
     thickness = max(1, round(max(mask.shape) / 400))
-    tinted[mask & ~binary_erosion(mask, iterations=thickness)] = _OUTLINE
-    pixels: NDArray[np.uint8] = np.rint(np.clip(tinted, 0, 1) * 255).astype(np.uint8)
+    if unseen.any():
+        diagonal = np.arange(unseen.shape[0])[:, None] + np.arange(unseen.shape[1])
+        hatched = unseen & (diagonal % (8 * thickness) < thickness)
+        tinted[unseen] = tinted[unseen] * (1 - _UNSEEN) + 0.5 * _UNSEEN
+        tinted[hatched] = 0.6
+    if mask.any():
+        from scipy.ndimage import binary_dilation, binary_erosion  # a third of a second's import
+
+        tinted[binary_dilation(mask, iterations=thickness) & ~mask] = 0
+        tinted[mask & ~binary_erosion(mask, iterations=thickness)] = 1
+    return _pixels(tinted)
+
+
+def _pixels(values: NDArray[np.floating]) -> NDArray[np.uint8]:
+    pixels: NDArray[np.uint8] = np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return pixels
+
+
+def _with_caption(original: Image.Image, drawn: Image.Image, prediction: Prediction) -> Image.Image:
+    """The original and what was drawn over it side by side, a colour bar, and the strip above them."""
+    width, height = drawn.size
+    size = max(13, round(max(width, height) / 28))
+    gap, bar = size, size
+    font = ImageFont.load_default(size)
+    ticks = {part: f"{part:g} x" for part in (_FAINTEST, 1.0, _STRONGEST)}
+    label = max(font.getlength(text) for text in ticks.values())
+    times = f"{prediction.margin:.2f} times the" if prediction.threshold else "above the"
+    text = f"score {prediction.image_score:.4g}, {times} threshold {prediction.threshold:.4g}"
+    verdict = prediction.verdict.upper()
+    across = round(2 * width + 4 * gap + bar + gap / 2 + label)
+    across = max(across, math.ceil(font.getlength(verdict) + font.getlength(text)) + 4 * gap)
+    strip = 2 * size
+    canvas = Image.new("RGB", (across, strip + height + 2 * gap), "white")
+    draw = ImageDraw.Draw(canvas)
+    end = gap + font.getlength(verdict) + gap
+    draw.rectangle((gap / 2, size / 4, end, strip - size / 4), fill=_VERDICT_COLOURS[prediction.verdict])
+    draw.text(((gap / 2 + end) / 2, strip / 2), verdict, font=font, fill="white", anchor="mm")
+    draw.text((end + gap / 2, strip / 2), text, font=font, fill="black", anchor="lm")
+    canvas.paste(original, (gap, strip + gap))
+    canvas.paste(drawn, (2 * gap + width, strip + gap))
+    left, top, bottom = 3 * gap + 2 * width, strip + gap, strip + gap + height - 1
+    ramp = heat_colours(np.linspace(1, 0, height))[:, None].repeat(bar, axis=1)
+    canvas.paste(Image.fromarray(_pixels(ramp)), (left, top))
+    for part, tick in ticks.items():
+        y = bottom - (part - _FAINTEST) / (_STRONGEST - _FAINTEST) * (bottom - top)
+        draw.line((left, y, left + bar + gap / 4, y), fill="black", width=max(1, size // 12))
+        y = min(max(y, top + size / 2), bottom - size / 2)
+        draw.text((left + bar + gap / 2, y), tick, font=font, fill="black", anchor="lm")
+    return canvas
 
 
 def colour_scale(maps: Sequence[NDArray[np.floating]]) -> tuple[float, float]:
@@ -86,7 +147,9 @@ def tint(image: Tensor, strength: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def heat_colours(strength: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Colour strengths (...) in [0, 1] from yellow over orange to red: (..., 3) in [0, 1]."""
-    stops = np.array([[1.0, 0.9, 0.2], [1.0, 0.55, 0.0], [0.85, 0.0, 0.05]])
-    places = np.linspace(0, 1, len(stops))
-    return np.stack([np.interp(strength, places, stops[:, channel]) for channel in range(3)], axis=-1)
+    """Colour strengths (...) in [0, 1] from dark violet over orange to yellow, ever lighter: (..., 3) in [0, 1]."""
+    from matplotlib import colormaps
+
+    low, high = _RAMP
+    colours: NDArray[np.floating] = colormaps[_COLOURS](low + strength * (high - low))[..., :3]
+    return colours

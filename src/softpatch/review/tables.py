@@ -4,9 +4,9 @@ import csv
 import json
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO
 
 from softpatch.atomic import replacing
 from softpatch.data.folder import PREDICTIONS
@@ -47,24 +47,40 @@ class WriteRow(Protocol):
 
 @contextmanager
 def prediction_tables(folder: Path) -> Iterator[WriteRow]:
-    """Write `predictions.csv` and `predictions.jsonl` into `folder`; both appear when the block ends well.
+    """Append to `predictions.csv` and `predictions.jsonl` in `folder`, which `write_tables` began.
 
-    `image_score` and the thresholds are in the detector's units, the peak and the box in pixels of the original image.
+    Every row can be read as soon as it is written. `image_score` and the thresholds are in the detector's units, the
+    peak and the box in pixels of the original image. Raises `InputError` where a row cannot be written.
     """
-    with ExitStack() as stack:
-        csv_path = stack.enter_context(replacing(folder / CSV))
-        json_path = stack.enter_context(replacing(folder / PREDICTIONS))
-        csv_file = stack.enter_context(_csv_file(csv_path))
-        json_file = stack.enter_context(json_path.open("w", encoding="utf-8"))
-        table = csv.DictWriter(csv_file, COLUMNS)
-        table.writeheader()
+    with _csv_file(folder / CSV, "a") as csv_file, (folder / PREDICTIONS).open("a", encoding="utf-8") as json_file:
 
         def write(prediction: Prediction) -> None:
-            row = prediction.as_dict()
-            table.writerow(_csv_row(row))
-            json_file.write(json.dumps(row) + "\n")
+            try:
+                _add(prediction.as_dict(), csv_file, json_file)
+                json_file.flush()
+                csv_file.flush()
+            except OSError as error:
+                raise InputError(f"cannot write {folder}: {error.strerror or error}") from error
 
         yield write
+
+
+def write_tables(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Write both tables anew, of rows as `Prediction.as_dict` gives them."""
+    with (
+        replacing(folder / CSV) as csv_path,
+        replacing(folder / PREDICTIONS) as json_path,
+        _csv_file(csv_path) as csv_file,
+        json_path.open("w", encoding="utf-8") as json_file,
+    ):
+        csv.DictWriter(csv_file, COLUMNS).writeheader()
+        for row in rows:
+            _add(row, csv_file, json_file)
+
+
+def _add(row: dict[str, Any], csv_file: TextIO, json_file: TextIO) -> None:
+    json_file.write(json.dumps(row) + "\n")
+    csv.DictWriter(csv_file, COLUMNS).writerow(_csv_row(row))
 
 
 JUDGED_COLUMNS = ("path", "kind", "is_defective", *COLUMNS[1:])
@@ -107,8 +123,8 @@ def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
         table.writerows((_path_cell(image.name), table_cell(image.reason)) for image in skipped)
 
 
-def _csv_file(path: Path) -> TextIO:
-    return path.open("w", newline="", encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
+def _csv_file(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
+    return path.open(mode, newline="", encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
 
 
 def table_cell(value: object) -> object:

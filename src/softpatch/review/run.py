@@ -1,0 +1,222 @@
+"""A run of `softpatch predict` in its folder.
+
+What is judged lies in `unfinished` there, with the record of the run, until all is; then it takes the place of an
+earlier run's results as a whole. A run that was stopped is continued from there.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from softpatch.atomic import move_together, replacing
+from softpatch.config import OVERLAY_STYLES, OverlayStyle
+from softpatch.data.folder import PREDICTIONS
+from softpatch.data.images import ImageRef
+from softpatch.errors import InputError
+from softpatch.review.tables import CSV, SKIPPED, write_tables
+
+RECORD = "run.json"
+"""What was judged, and how, in a folder of results."""
+UNFINISHED = "unfinished"
+"""Where a run lies that was stopped or is at work."""
+Earlier = Literal["refuse", "resume", "replace"]
+"""What to do about a run into the same folder that was stopped."""
+_LONGEST_NAME = 255  # bytes, on nearly every file system
+_SUFFIXES = {"maps": ".tiff", "overlays": ".png"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """What two runs have to share for one to continue the other.
+
+    `model` and `images` are digests, of the model file and of the images' names; `root` is the folder that all images
+    share, and results are named by the path below it.
+    """
+
+    model: str
+    images: str
+    threshold: float | None
+    maps: bool
+    overlays: OverlayStyle | None
+    root: str
+
+    @classmethod
+    def of(
+        cls,
+        refs: Sequence[ImageRef],
+        *,
+        model: Path | None = None,
+        threshold: float | None = None,
+        maps: bool = False,
+        overlays: OverlayStyle | None = None,
+    ) -> "Run":
+        """The run that judges `refs` by the detector in the file `model`."""
+        names = "\0".join(ref.name for ref in refs)
+        root = os.path.commonpath([os.path.dirname(os.path.abspath(ref.name)) for ref in refs])  # noqa: PTH100, PTH120  no ".."
+        content = model.read_bytes() if model else b""
+        model_digest, image_digest = (hashlib.sha256(each).hexdigest() for each in (content, os.fsencode(names)))
+        return cls(model_digest, image_digest, threshold, maps, overlays, root)
+
+    def picture(self, kind: str, path: str) -> Path:
+        """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
+        name = Path(os.path.relpath(path, self.root))
+        return Path(kind, name.parent, _file_name(name.name, _SUFFIXES[kind]))
+
+    def pictures(self, path: str) -> list[Path]:
+        """All that this run draws of an image."""
+        kinds = [kind for kind, asked in (("maps", self.maps), ("overlays", self.overlays)) if asked]
+        return [self.picture(kind, path) for kind in kinds]
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """A run at work: the folder to write to, and the rows of what it has judged before it was continued."""
+
+    folder: Path
+    rows: Sequence[dict[str, Any]]
+
+    def remaining(self, refs: Sequence[ImageRef]) -> list[ImageRef]:
+        """The images that have no row yet."""
+        judged = Counter(row["path"] for row in self.rows)
+        left = []
+        for ref in refs:
+            judged[ref.name] -= 1
+            if judged[ref.name] < 0:
+                left.append(ref)
+        return left
+
+
+@contextmanager
+def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) -> Iterator[Unfinished]:
+    """Begin a run in `folder`, or continue it, and put its results in the place of an earlier run's when it ends well.
+
+    Where the block fails, what was judged is kept in `unfinished`. Raises `InputError` for a run that was stopped,
+    unless it is to be continued and the same, or replaced; and for results whose files are not known.
+    """
+    place = folder / UNFINISHED
+    stopped = _record(place)
+    if stopped is not None and stopped.pop("is_complete", False):
+        _put_in_place(folder)  # a run that was killed while it did so
+        stopped = None
+    if earlier == "replace":
+        shutil.rmtree(place, ignore_errors=True)
+    elif earlier == "resume":
+        _check_same(stopped, run, folder)
+    elif os.path.lexists(place):
+        raise InputError(
+            f"{place} holds what a run that was stopped, or is still at work, has judged; "
+            "continue it with --resume, or remove that folder"
+        )
+    _earlier_files(folder)
+    rows = _rows(place)
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot write {place}: {error.strerror}; choose a folder you may write to") from error
+    try:
+        _write_record(place, asdict(run))
+        write_tables(rows, place)
+        yield Unfinished(place, rows)
+        if rows:  # what was left out before may have been judged now, behind what comes after it
+            places = {ref.name: number for number, ref in reversed(list(enumerate(refs)))}
+            write_tables(sorted(_rows(place), key=lambda row: places[row["path"]]), place)
+        _write_record(place, {**asdict(run), "is_complete": True})
+    except BaseException:
+        if not _rows(place):
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+    _put_in_place(folder)
+
+
+def _check_same(stopped: dict[str, Any] | None, run: Run, folder: Path) -> None:
+    if stopped is None:
+        raise InputError(f"no run into {folder} was stopped, so there is nothing to continue; leave --resume away")
+    words = {"model": "of another model", "images": "of other images", "threshold": "at another threshold"}
+    for name, value in asdict(run).items():
+        if stopped.get(name) != value:
+            what = words.get(name, "with other maps or overlays")
+            raise InputError(
+                f"the run that was stopped in {folder / UNFINISHED} is {what}; give the same to continue it, or remove "
+                "that folder"
+            )
+
+
+def _put_in_place(folder: Path) -> None:
+    """Move a complete run up, tables last, in the place of the results of an earlier one, whose other files go."""
+    place = folder / UNFINISHED
+    run = _run(place)
+    new = _pictures(run, place) if run else []
+    new += [Path(name) for name in (SKIPPED, CSV, PREDICTIONS, RECORD)]
+    obsolete = [name for name in _earlier_files(folder) if name not in set(new)]
+    move_together(place, new, folder, obsolete)
+    shutil.rmtree(place, ignore_errors=True)
+
+
+def _earlier_files(folder: Path) -> list[Path]:
+    """What an earlier run left in a folder. Raises `InputError` where its maps or overlays are not known."""
+    if not (folder / PREDICTIONS).exists():
+        return []
+    run = _run(folder)
+    if run is None:
+        pictures = [kind for kind in _SUFFIXES if (folder / kind).exists()]
+        if pictures:
+            raise InputError(
+                f"{folder} holds {' and '.join(pictures)} of an earlier run and no {RECORD} that tells them from other "
+                "files; choose another folder, or remove them"
+            )
+        return []
+    return _pictures(run, folder)
+
+
+def _pictures(run: Run, folder: Path) -> list[Path]:
+    """What the run drew of the images in a folder's table, and never what lies elsewhere."""
+    drawn = (picture for row in _rows(folder) for picture in run.pictures(row["path"]))
+    return [picture for picture in drawn if ".." not in picture.parts]
+
+
+def _run(folder: Path) -> Run | None:
+    record = _record(folder)
+    if record is None or not isinstance(record.get("root"), str) or {each.name for each in fields(Run)} - set(record):
+        return None
+    if record["overlays"] not in (None, *OVERLAY_STYLES) or not isinstance(record["maps"], bool):
+        return None
+    return Run(**{each.name: record[each.name] for each in fields(Run)})
+
+
+def _record(folder: Path) -> dict[str, Any] | None:
+    with suppress(OSError, ValueError, RecursionError):
+        found = json.loads((folder / RECORD).read_bytes())
+        return found if isinstance(found, dict) else None
+    return None
+
+
+def _write_record(folder: Path, record: dict[str, Any]) -> None:
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+
+
+def _rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows in a folder's table, without one that was cut short."""
+    rows = []
+    with suppress(OSError, ValueError, RecursionError), (folder / PREDICTIONS).open("rb") as file:
+        for line in file:
+            row = json.loads(line)
+            if not line.endswith(b"\n") or not isinstance(row, dict) or not isinstance(row.get("path"), str):
+                break
+            rows.append(row)
+    return rows
+
+
+def _file_name(name: str, suffix: str) -> str:
+    """The image's name with a suffix; one too long for a file system is cut, and told apart by a digest."""
+    if len(os.fsencode(name + suffix)) <= _LONGEST_NAME:
+        return name + suffix
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    return f"{name[:40]}-{digest}{suffix}"
