@@ -74,7 +74,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_was_not(
     assert len(table.read_text().splitlines()) == count
     with table.open("a") as file:
         file.write('{"path": "cut sho')
-    with pytest.raises(InputError, match="continue it with --resume, or remove that folder"):
+    with pytest.raises(InputError, match="continue it with `resume`, or remove that folder"):
         judged(answers, refs, out, **ALL)
     assert judged(answers, refs, out, earlier="resume", **ALL)[0].total() == 8
     assert contents(out) == contents(tmp_path / "whole")

@@ -39,10 +39,9 @@ def with_values(arguments: list[str]) -> list[str]:
     """
     end = arguments.index("--") if "--" in arguments else len(arguments)
     values = [_VALUES_LEFT_OUT.get(argument, ()) if n < end else () for n, argument in enumerate(arguments)]
-    following = [*arguments[1:], ""]
     return [
         f"{argument}={known[0]}" if known and after not in known else argument
-        for argument, known, after in zip(arguments, values, following, strict=True)
+        for argument, known, after in zip(arguments, values, [*arguments[1:], ""], strict=False)
     ]
 
 

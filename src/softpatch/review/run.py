@@ -112,7 +112,7 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
     elif os.path.lexists(place):
         raise InputError(
             f"{place} holds what a run that was stopped, or is still at work, has judged; "
-            "continue it with --resume, or remove that folder"
+            "continue it with `resume`, or remove that folder"
         )
     _earlier_files(folder)
     rows = _rows(place)
@@ -137,7 +137,7 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
 
 def _check_same(stopped: dict[str, Any] | None, run: Run, folder: Path) -> None:
     if stopped is None:
-        raise InputError(f"no run into {folder} was stopped, so there is nothing to continue; leave --resume away")
+        raise InputError(f"no run into {folder} was stopped, so there is nothing to continue; leave `resume` away")
     words = {"model": "of another model", "images": "of other images", "threshold": "at another threshold"}
     for name, value in asdict(run).items():
         if stopped.get(name) != value:
