@@ -1,6 +1,6 @@
 """A fitted detector as one safetensors file: tensors, and a JSON header that says everything else.
 
-The format is described in docs/file-formats.md. Nothing is pickled; the same detector gives the same bytes.
+The format is described in docs/reference/formats.md. Nothing is pickled; the same detector gives the same bytes.
 """
 
 import hashlib
