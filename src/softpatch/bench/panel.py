@@ -20,9 +20,7 @@ from softpatch.data.layouts import Sample
 from softpatch.errors import InputError
 from softpatch.review.pictures import colour_scale, tint
 
-_CAPTION = (
-    "Of each kind the image whose defect is of median size; coloured: each method's highest 3 % of scores"
-)
+_CAPTION = "Of each kind the image whose defect is of median size; coloured: each method's highest 3 % of scores"
 _EVERY = 4  # pixels along a side whose scores the colours are chosen by
 
 

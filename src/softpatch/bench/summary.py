@@ -172,7 +172,9 @@ def _of_category(group: Sequence[Table], category: str, head: str, metrics: tupl
     if not cells:
         return ""
     columns = list(dict.fromkeys(table.contamination for table in group))
-    heads = [_with_seeds(column, {cell.seeds for (_, of, _), cell in cells.items() if of == column}) for column in columns]
+    heads = [
+        _with_seeds(column, {cell.seeds for (_, of, _), cell in cells.items() if of == column}) for column in columns
+    ]
     lines = [f"| {head} | {' | '.join(heads)} |", "|" + "---|" * (1 + len(columns))]
     for method in METHODS:
         rows = [[cells.get((method, column, metric)) for metric in metrics] for column in columns]
