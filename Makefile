@@ -3,13 +3,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test faults lint bench format install clean
+.PHONY: demo test faults lint bench docs site format install clean
 
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs]'
 	touch $@
 
 demo: install
@@ -20,8 +20,16 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint site
 	$(BIN)/python -m pytest -q
+
+# the numbers and pictures of README.md and docs/, from the rows that are kept and from the demo
+docs: install
+	$(BIN)/python benchmarks/make_docs.py --demo demo
+
+# docs/ as web pages in build/site; a link that leads nowhere is an error
+site: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # every bad input of tests/faults, of which `make test` tries a third
 faults: install

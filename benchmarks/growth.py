@@ -112,6 +112,23 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def tables(rows: list[dict[str, Any]]) -> str:
+    """Markdown: seconds and peak memory per stage, a line per number of images, and the slope of the memory."""
+    stages = list(rows[-1]["seconds"])
+    parts = []
+    for kind, unit, scale, digits in (("seconds", "s", 1.0, 1), ("peaks", "GB", 1e9, 2)):
+        head = f"| images | {' | '.join(f'{stage}, {unit}' for stage in stages)} |\n|" + "---|" * (len(stages) + 1)
+        lines = []
+        for row in rows:
+            values = " | ".join(f"{row[kind].get(stage, 0) / scale:.{digits}f}" for stage in stages)
+            lines.append(f"| {row['images']:,} | {values} |")
+        parts.append("\n".join([head, *lines]))
+    if len(rows) > 1:
+        peaks = [row["peaks"]["whole"] for row in rows]
+        parts.append(f"{slope([row['images'] for row in rows], peaks) / 1e6:.2f} MB per image")
+    return "\n\n".join(parts)
+
+
 def main() -> None:
     """Run one process per count and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,16 +152,7 @@ def main() -> None:
             ended = subprocess.run([*command, "--memory-budget", budget], check=True, capture_output=True, text=True)
             rows.append(json.loads(ended.stdout.splitlines()[-1]))
             print(rows[-1], file=sys.stderr)
-    stages = list(rows[-1]["seconds"])
-    for kind, unit, scale, digits in (("seconds", "s", 1.0, 1), ("peaks", "GB", 1e9, 2)):
-        print(f"\n| images | {' | '.join(f'{stage}, {unit}' for stage in stages)} |")
-        print("|" + "---|" * (len(stages) + 1))
-        for row in rows:
-            values = " | ".join(f"{row[kind].get(stage, 0) / scale:.{digits}f}" for stage in stages)
-            print(f"| {row['images']:,} | {values} |")
-    if len(rows) > 1:
-        peaks = [row["peaks"]["whole"] for row in rows]
-        print(f"\n{slope([row['images'] for row in rows], peaks) / 1e6:.2f} MB per image")
+    print(f"\n{tables(rows)}")
     arguments.output.write_text(json.dumps({"backbone": backbone, "memory_budget": budget, "rows": rows}) + "\n")
     draw(rows, arguments.output.with_suffix(".png"))
 

@@ -23,6 +23,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -264,13 +265,19 @@ def of_anomalib(python: str, refs: list[ImageRef], test: list[ImageRef], weights
     return times
 
 
-def table(rows: list[Row]) -> str:
-    """Markdown."""
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of rows as they are kept."""
     lines = ["| what | reference | ours | reference | times faster | target | |", "|---|---|---|---|---|---|---|"]
     for row in rows:
-        times = " | ".join(f"{value:.3g} s" for value in (row.ours_s, row.reference_s))
-        lines.append(f"| {row.what} | {row.reference} | {times} | {row.ratio:.3g} | {row.target:g} | {row.note} |")
+        times = " | ".join(f"{_three_digits(row[name])} s" for name in ("ours_s", "reference_s"))
+        ratio, target = _three_digits(row["ratio"]), f"{row['target']:g}"
+        lines.append(f"| {row['what']} | {row['reference']} | {times} | {ratio} | {target} | {row['note']} |")
     return "\n".join(lines)
+
+
+def _three_digits(value: float) -> str:
+    """Rounded to three digits that count, never as a power of ten."""
+    return f"{float(f'{value:.3g}'):,.10g}"
 
 
 def fallen(rows: list[Row], baseline: dict[str, float]) -> list[str]:
@@ -311,15 +318,16 @@ def main() -> None:
     if arguments.anomalib and arguments.weights:
         times = of_anomalib(arguments.anomalib, refs, test, arguments.weights)
     rows += whole_rows(refs, test, times)
-    print(f"{table(rows)}\n\nCompilation, once per process and in none of the times: {compilation:.1f} s")
+    kept = [{**asdict(row), "ratio": round(row.ratio, 2)} for row in rows]
+    print(f"{table(kept)}\n\nCompilation, once per process and in none of the times: {compilation:.1f} s")
     found = {"machine": f"{platform.processor() or platform.machine()}, {THREADS} threads", "torch": torch.__version__}
     found["compilation_s"] = round(compilation, 2)
-    found["rows"] = [{**asdict(row), "ratio": round(row.ratio, 2)} for row in rows]
+    found["rows"] = kept
     arguments.output.write_text(json.dumps(found, indent=1) + "\n")
     baseline: dict[str, float] = json.loads(BASELINE.read_text()) if BASELINE.exists() else {}
     if arguments.keep:
-        kept = baseline | {row.key: round(row.ratio, 2) for row in rows}
-        BASELINE.write_text(json.dumps(kept, indent=1) + "\n")
+        ratios = baseline | {row.key: round(row.ratio, 2) for row in rows}
+        BASELINE.write_text(json.dumps(ratios, indent=1) + "\n")
     elif slower := fallen(rows, baseline):
         raise SystemExit("\n".join(slower))
 

@@ -3,7 +3,7 @@
     python benchmarks/weight_rule.py DATASET... --weights FILE -o rows.jsonl [--noise 0 0.1 0.2 0.4] [--seeds 0 1 2]
 
 One row per dataset, noise ratio, seed, method and weight rule: image and pixel AUROC. Rows that are already in the
-file are not measured again. `--table` prints the rows as the Markdown tables of docs/results.md.
+file are not measured again. `--table` prints the rows as the Markdown tables of docs/lab/defaults.md.
 """
 
 import argparse

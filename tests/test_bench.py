@@ -533,7 +533,7 @@ def test_a_table_from_fixed_rows() -> None:
     text = summary.as_markdown(found).split("\n\n")
     assert text[::2] == [f"**mvtec_ad, {category}, resnet18**" for category in ("bottle", "screw", "average")]
     assert text[5] == (
-        "| image / pixel AUROC | clean | overlap 10% | overlap 40% |\n"
+        "| image / pixel AUROC | clean, 2 seeds | overlap 10%, 2 seeds | overlap 40%, 2 seeds |\n"
         "|---|---|---|---|\n"
         "| patchcore | 0.930 ± 0.000 / 0.880 ± 0.000 | 0.825 ± 0.007 / 0.775 ± 0.007 "
         "| 0.510 ± 0.028 / 0.460 ± 0.028 |\n"

@@ -219,8 +219,8 @@ def test_completion_can_be_shown(monkeypatch: pytest.MonkeyPatch, capsys) -> Non
 
 
 def test_the_reference_is_that_of_the_code() -> None:
-    page = (ROOT / "docs/command-line.md").read_text(encoding="utf-8")
-    assert page == reference(), "write it anew: python -m softpatch.cli.reference > docs/command-line.md"
+    page = (ROOT / "docs/reference/command-line.md").read_text(encoding="utf-8")
+    assert page == reference(), "write it anew: python -m softpatch.cli.reference > docs/reference/command-line.md"
     for words, command in VERBS.items():
         assert hasattr(command, "commands") or f"## softpatch {' '.join(words)}\n" in page
         for parameter in command.params:

@@ -58,9 +58,9 @@ def test_every_setting_is_documented() -> None:
 
     from softpatch.config import Settings
 
-    concepts = (Path(__file__).parent.parent / "docs/concepts.md").read_text()
+    settings = (Path(__file__).parent.parent / "docs/reference/settings.md").read_text()
     for field in fields(Settings):
-        assert f"`{field.name}`" in concepts, field.name
+        assert f"`{field.name}`" in settings, field.name
 
 
 def test_examples_in_docstrings() -> None:

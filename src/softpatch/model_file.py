@@ -1,6 +1,7 @@
 """A fitted detector as one safetensors file: tensors, and a JSON header that says everything else.
 
-Nothing is pickled; `stored_model.py` reads and checks it. The same detector gives the same bytes.
+The format is described in docs/reference/formats.md. Nothing is pickled; `stored_model.py` reads and checks it. The
+same detector gives the same bytes.
 """
 
 import json

@@ -1,6 +1,6 @@
 """What a model file holds, read and checked: all but the backbone, whose weights are not in it.
 
-The format is described in docs/file-formats.md. Nothing is unpickled, and nothing slow is imported.
+The format is described in docs/reference/formats.md. Nothing is unpickled, and nothing slow is imported.
 """
 
 import hashlib

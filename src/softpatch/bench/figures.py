@@ -10,20 +10,21 @@ from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import Row, file_stem
 from softpatch.bench.summary import METRICS
 
-_COLOURS = ("#7f7f7f", "#000000", "#bbbbbb", "#ff7f0e", "#2ca02c", "#1f77b4", "#d62728", "#9467bd", "#8c564b")
-_SHOWN = (
-    "padim",
-    "patchcore",
-    "upper-bound",
-    "softpatch-nearest",
-    "softpatch-gaussian",
-    "softpatch-lof",
-    "softpatch+",
-    "cflow",
-    "igd",
-)
-COLOURS = dict(zip(_SHOWN, _COLOURS, strict=True))
-"""The colour of a method, the same in every figure."""
+_SHOWN = {
+    "patchcore": ("#000000", "s"),
+    "upper-bound": ("#999999", "_"),
+    "padim": ("#cc79a7", "x"),
+    "softpatch-nearest": ("#56b4e9", "v"),
+    "softpatch-gaussian": ("#009e73", "^"),
+    "softpatch-lof": ("#e69f00", "D"),
+    "softpatch+": ("#0072b2", "o"),
+    "agreement": ("#d55e00", "*"),
+    "cflow": ("#999999", "P"),
+    "igd": ("#999999", "X"),
+}
+_OTHERS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#000000"), "ovsD^P*Xp<>h"
+COLOURS = {name: colour for name, (colour, _) in _SHOWN.items()}
+"""The colour of a method, the same in every figure: those of Okabe and Ito, which the colour-blind can tell apart."""
 
 
 def draw_figures(rows: Sequence[Row], folder: Path) -> list[Path]:
@@ -58,7 +59,7 @@ def shown_title(text: str) -> str:
 def _draw_lines(rows: Sequence[Row], x: str, series: str, label: str, title: str, path: Path) -> Path:
     """Image and pixel AUROC against `x`, a line per value of `series`, error bars over seeds.
 
-    Averages are over the categories that every point has.
+    Both have the same axes. Averages are over the categories that every point has.
     """
     import matplotlib as mpl
 
@@ -70,17 +71,29 @@ def _draw_lines(rows: Sequence[Row], x: str, series: str, label: str, title: str
     shared = set.intersection(*has.values())
     names = [m for m in METHODS if m in {row[series] for row in rows}] if series == "method" else None
     names = names or sorted({row[series] for row in rows})
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    for axis, (metric, metric_label) in zip(axes, METRICS.items(), strict=True):
-        for name in names:
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5), sharex=True, sharey=True, layout="constrained")
+    for axis, metric in zip(axes, ("image_auroc", "pixel_auroc"), strict=True):
+        for number, name in enumerate(names):
             xs, ys, errors = _line([row for row in rows if row[series] == name], x, metric, shared)
             shown = name if series == "method" else f"noise {name:.0%}"
-            axis.errorbar(xs, ys, errors, marker="o", capsize=2, color=COLOURS.get(name), label=shown)
-        axis.set(xlabel=label, ylabel=metric_label)
+            colour, marker = _look(name, number)
+            axis.errorbar(xs, ys, errors, marker=marker, markersize=7, capsize=2, color=colour, label=shown)
+        axis.set(xlabel=label, ylabel=METRICS[metric], xticks=sorted({row[x] for row in rows}))
+        axis.xaxis.set_major_formatter("{x:.0%}")
+        axis.yaxis.set_major_formatter("{x:.2f}")
+        axis.tick_params(labelleft=True)
         axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.suptitle(shown_title(f"{title}; mean of {', '.join(sorted(shared))}"))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(len(names), 6))
+    seeds = len({row["seed"] for row in rows})
+    over = f"mean of {', '.join(sorted(shared))}; {seeds} seed{'s' * (seeds > 1)}"
+    figure.suptitle(shown_title(f"{title}; {over}"))
     return _save(figure, path)
+
+
+def _look(name: Any, number: int) -> tuple[str, str]:
+    """Colour and marker of a line: those of a method, or others in turn."""
+    colours, markers = _OTHERS
+    return _SHOWN.get(name, (colours[number % len(colours)], markers[number % len(markers)]))
 
 
 def _line(

@@ -20,6 +20,7 @@ from softpatch.data.layouts import Sample
 from softpatch.errors import InputError
 from softpatch.review.pictures import colour_scale, tint
 
+_CAPTION = "Of each kind the image whose defect is of median size; coloured: each method's highest 3 % of scores"
 _EVERY = 4  # pixels along a side whose scores the colours are chosen by
 
 
@@ -36,16 +37,13 @@ class KeptMaps:
 
 
 def keep_maps(path: Path, samples: Sequence[Sample], maps: Sequence[NDArray[np.float32]], framing: Framing) -> None:
-    """Write what `KeptMaps` says of the first test image of each kind of defect whose mask is known, as safetensors.
+    """Write what `KeptMaps` says of the `typical` test image of each kind of defect with known masks, as safetensors.
 
     `maps` are those of all `samples`, in the same order.
     """
     from safetensors.numpy import save_file
 
-    shown: dict[str, int] = {}
-    for number, sample in enumerate(samples):
-        if sample.mask_paths:
-            shown.setdefault(sample.kind, number)
+    shown = typical(samples, framing)
     chosen = [samples[number] for number in shown.values()]
     side = framing.crop
     images = [framing.apply(sample.ref.read()).permute(1, 2, 0).mul(255).round().byte().numpy() for sample in chosen]
@@ -58,6 +56,19 @@ def keep_maps(path: Path, samples: Sequence[Sample], maps: Sequence[NDArray[np.f
     }
     with replacing(path) as temporary:
         save_file(arrays, temporary, {"kinds": json.dumps(list(shown))})
+
+
+def typical(samples: Sequence[Sample], framing: Framing) -> dict[str, int]:
+    """By kind of defect the number of the image whose defect is of median size: the lower one where there are two.
+
+    It is the same whatever the method, so that all methods are shown with the same images.
+    """
+    of_kind: dict[str, list[tuple[int, int]]] = {}
+    for number, sample in enumerate(samples):
+        if sample.mask_paths:
+            size = int(framing.apply_to_mask(sample.read_mask()).sum())
+            of_kind.setdefault(sample.kind, []).append((size, number))
+    return {kind: sorted(found)[(len(found) - 1) // 2][1] for kind, found in of_kind.items()}
 
 
 def read_maps(path: Path) -> KeptMaps:
@@ -126,6 +137,7 @@ def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:
         axis.set_xticks([])
         axis.set_yticks([])
     figure.suptitle(shown_title(title), fontsize=10)
+    figure.supxlabel(_CAPTION, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
     return path

@@ -14,7 +14,21 @@ from softpatch.config import Settings
 from softpatch.errors import InputError
 from softpatch.review.tables import table_cell
 
-METRICS = {"image_auroc": "image AUROC", "pixel_auroc": "pixel AUROC"}
+METRICS = {
+    "image_auroc": "image AUROC",
+    "pixel_auroc": "pixel AUROC",
+    "image_ap": "image AP",
+    "image_f1_max": "image F1",
+    "pixel_ap": "pixel AP",
+    "aupro": "AUPRO",
+}
+"""F1 is the largest over all thresholds."""
+SHOWN = {
+    "image / pixel AUROC": ("image_auroc", "pixel_auroc"),
+    "image AP / F1": ("image_ap", "image_f1_max"),
+    "pixel AP / AUPRO": ("pixel_ap", "aupro"),
+}
+"""Which metrics stand in one cell."""
 AVERAGE = "average"
 CATEGORIES = {"mvtec": 15, "visa": 12, "btad": 3}
 """How many categories the paper's averages are over."""
@@ -127,7 +141,8 @@ def _cell(values: list[float]) -> Cell:
 
 
 def as_markdown(found: Iterable[Table]) -> str:
-    """Per dataset, backbone and settings a table per category: image / pixel AUROC by method and contamination."""
+    """Per dataset, backbone and settings, and per category, a table for each of `SHOWN` that has cells: a line per
+    method, a column per contamination, with the number of seeds."""
     groups: dict[tuple[str, str, str], list[Table]] = {}
     for table in found:
         groups.setdefault((table.dataset, table.backbone, table.settings), []).append(table)
@@ -136,7 +151,8 @@ def as_markdown(found: Iterable[Table]) -> str:
         categories = {category: None for table in group for category in table.categories if category != AVERAGE}
         for category in (*sorted(categories), *([AVERAGE] if len(categories) > 1 else [])):
             title = ", ".join(part for part in (dataset, category, backbone, settings) if part)
-            parts.append(f"**{_plain(title)}**\n\n{_of_category(group, category)}")
+            shown = [_of_category(group, category, head, metrics) for head, metrics in SHOWN.items()]
+            parts += [f"**{_plain(title)}**", *(text for text in shown if text)]
     return "\n\n".join(parts)
 
 
@@ -145,22 +161,36 @@ def _plain(text: str) -> str:
     return re.sub(r"([\\`*|<>\[\]])", r"\\\1", " ".join(text.split()))
 
 
-def _of_category(group: Sequence[Table], category: str) -> str:
-    """A line per method, a column per contamination, in each cell the metrics."""
-    columns = list(dict.fromkeys(table.contamination for table in group))
+def _of_category(group: Sequence[Table], category: str, head: str, metrics: tuple[str, ...]) -> str:
+    """A line per method, a column per contamination, in each cell the metrics; nothing where no cell has one."""
     cells = {
         (method, table.contamination, table.metric): cell
         for table in group
         for (of, method), cell in table.cells.items()
-        if of == category
+        if of == category and table.metric in metrics
     }
-    lines = [f"| image / pixel AUROC | {' | '.join(columns)} |", "|" + "---|" * (1 + len(columns))]
+    if not cells:
+        return ""
+    columns = list(dict.fromkeys(table.contamination for table in group))
+    heads = [
+        _with_seeds(column, {cell.seeds for (_, of, _), cell in cells.items() if of == column}) for column in columns
+    ]
+    lines = [f"| {head} | {' | '.join(heads)} |", "|" + "---|" * (1 + len(columns))]
     for method in METHODS:
-        metrics = [[cells.get((method, column, metric)) for metric in METRICS] for column in columns]
-        if any(cell for pair in metrics for cell in pair):
-            texts = [" / ".join(str(cell or "-") for cell in pair) for pair in metrics]
+        rows = [[cells.get((method, column, metric)) for metric in metrics] for column in columns]
+        if any(cell for row in rows for cell in row):
+            texts = [" / ".join(str(cell or "-") for cell in row) for row in rows]
             lines.append(f"| {method} | {' | '.join(texts)} |")
     return "\n".join(lines)
+
+
+def _with_seeds(column: str, seeds: set[int]) -> str:
+    """A column's heading, and over how many seeds its cells are."""
+    if not seeds:
+        return column
+    least, most = min(seeds), max(seeds)
+    count = f"{most} seed{'s' * (most > 1)}" if least == most else f"{least} to {most} seeds"
+    return f"{column}, {count}"
 
 
 def as_csv(found: Iterable[Table]) -> str:

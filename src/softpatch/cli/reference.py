@@ -1,6 +1,6 @@
-"""The reference of the command line, docs/command-line.md, made from what the commands declare.
+"""The reference of the command line, docs/reference/command-line.md, made from what the commands declare.
 
-`python -m softpatch.cli.reference > docs/command-line.md` writes it anew.
+`python -m softpatch.cli.reference > docs/reference/command-line.md` writes it anew.
 """
 
 from collections.abc import Iterator

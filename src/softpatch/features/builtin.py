@@ -1,7 +1,7 @@
 """The built-in backbone: a small residual network of our own, its weights inside the package.
 
 It gives one map at stride 8, in a fraction of the time of larger networks. How the weights were made is in
-`training/`, what they can and cannot do in docs/model-card.md.
+`training/`, what they can and cannot do in docs/reference/model-card.md.
 """
 
 from collections.abc import Callable

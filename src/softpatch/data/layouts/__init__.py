@@ -1,7 +1,7 @@
 """Recognise how a dataset is laid out on disk, and open one of its categories as samples.
 
 Each layout is a module with a `LAYOUT`; they are tried in the order of `_LAYOUTS`, the most particular first. To add
-one, write its module and name it here and in `config.LAYOUTS`. docs/file-formats.md shows what each looks like.
+one, write its module and name it here and in `config.LAYOUTS`. docs/reference/formats.md shows what each looks like.
 """
 
 from pathlib import Path
