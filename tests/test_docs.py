@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 HOW_TO = ("learn-from-a-folder", "set-the-threshold", "read-the-pictures", "when-it-misses")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import make_docs
+import make_docs  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_figures_of_the_demo_are_read_from_what_it_prints() -> None:
         "100 training images, of which nobody knows which are defective.",
         "  PatchCore   image AUROC 0.769  pixel AUROC 0.866  missed 18 of 24 defective  false alarms 1 of 20 good",
     ]
-    expected = dict(image_auroc=0.769, pixel_auroc=0.866, missed=18, anomalous_images=24, false_alarms=1)
+    expected = {"image_auroc": 0.769, "pixel_auroc": 0.866, "missed": 18, "anomalous_images": 24, "false_alarms": 1}
     assert make_docs.demo_figures(lines) == {"PatchCore": {**expected, "nominal_images": 20}}
 
 
