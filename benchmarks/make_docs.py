@@ -179,9 +179,7 @@ def write(path: Path, text: str) -> None:
 def main() -> None:
     """Make everything."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--demo", type=Path, help="run `softpatch demo` into this folder, and take its picture and figures"
-    )
+    parser.add_argument("--demo", type=Path, help="run the demo into this folder; take its pictures and figures")
     arguments = parser.parse_args()
     if arguments.demo:
         kept = demo_figures(run_demo(arguments.demo))

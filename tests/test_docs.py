@@ -22,7 +22,7 @@ DOCS = ROOT / "docs"
 HOW_TO = ("learn-from-a-folder", "set-the-threshold", "read-the-pictures", "when-it-misses", "from-anomalib")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import make_docs
+import make_docs  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -130,7 +130,8 @@ def _draw_speed(rows: Sequence[Row], path: Path) -> Path:
     axis.bar_label(bars, fmt="%.1f", padding=3)
     axis.margins(x=0.1)
     axis.invert_yaxis()
-    axis.set(xlabel=f"images per second, prediction, {rows[0]['machine']}, {rows[0]['threads']} threads")
+    threads = f"{rows[0]['threads']} thread{'s' * (rows[0]['threads'] > 1)}"
+    axis.set(xlabel=f"images per second, prediction, {rows[0]['machine']}, {threads}")
     return _save(figure, path)
 
 

@@ -20,7 +20,10 @@ from softpatch.data.layouts import Sample
 from softpatch.errors import InputError
 from softpatch.review.pictures import colour_scale, tint
 
-_CAPTION = "Of each kind the image whose defect is of median size; coloured: each method's highest 3 % of scores"
+_CAPTION = (
+    "Of each kind the image whose defect is of median size.\n"
+    "Coloured: each method's highest 3 % of scores over all test images."
+)
 _EVERY = 4  # pixels along a side whose scores the colours are chosen by
 
 
@@ -121,7 +124,7 @@ def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:
 
     first = next(iter(kept.values()))
     columns = 2 + len(kept)
-    figure = Figure(figsize=(1.8 * columns, 1.75 * len(first.kinds) + 0.6), layout="constrained")
+    figure = Figure(figsize=(1.8 * columns, 1.75 * len(first.kinds) + 0.9), layout="constrained")
     axes = figure.subplots(max(1, len(first.kinds)), columns, squeeze=False)
     for number, (row, kind) in enumerate(zip(axes, first.kinds, strict=False)):
         grey = torch.from_numpy(first.images[number]).permute(2, 0, 1).float().mean(dim=0, keepdim=True) / 255
@@ -130,7 +133,8 @@ def _draw(title: str, kept: dict[str, KeptMaps], path: Path) -> Path:
         row[1].imshow(first.masks[number], cmap="gray", vmin=0, vmax=1)
         for axis, each in zip(row[2:], kept.values(), strict=True):
             low, high = each.scale
-            axis.imshow(tint(grey.expand(3, -1, -1), (each.maps[number] - low) / max(high - low, 1e-12)))
+            tinted = tint(grey.expand(3, -1, -1), (each.maps[number] - low) / max(high - low, 1e-12))
+            axis.imshow(np.clip(tinted, 0, 1))
     for axis, name in zip(axes[0], ["image", "mask", *kept], strict=True):
         axis.set_title(name, fontsize=10)
     for axis in axes.flat:

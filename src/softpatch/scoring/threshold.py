@@ -9,8 +9,8 @@ from torch import Tensor
 from softpatch.memory.shorth import SMALLEST, middle_and_spread
 
 _LONGER_ABOVE = 1.6
-"""How much farther the scores of nominal images reach above their middle than below it; docs/lab/defaults.md has the figures
-that this was chosen by."""
+"""How much farther the scores of nominal images reach above their middle than below it; docs/lab/defaults.md has the
+figures that this was chosen by."""
 _READ_OFF = (0.7, 0.8)  # quantiles of the nominal scores that tell their spread
 _LONGER_TAIL = 1.2  # than that of the normal curve through them; the figures are in docs/lab
 
