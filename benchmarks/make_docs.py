@@ -17,6 +17,7 @@ from typing import Any
 
 import growth
 import performance
+import startup
 
 from softpatch.atomic import replacing
 from softpatch.bench.figures import draw_figures
@@ -126,9 +127,8 @@ def demo(figures: dict[str, Any]) -> str:
 
 def parts() -> dict[str, str]:
     """All that is made, by name."""
-    kept, grown, figures = (
-        json.loads((LAB / f"{name}.json").read_text()) for name in ("performance", "growth", "demo")
-    )
+    names = ("performance", "growth", "demo", "startup")
+    kept, grown, figures, begun = (json.loads((LAB / f"{name}.json").read_text()) for name in names)
     rows = product_rows()
     return {
         "accuracy": accuracy(rows),
@@ -136,6 +136,7 @@ def parts() -> dict[str, str]:
         "demo": demo(figures["figures"]),
         "performance": performance.table(kept["rows"]),
         "growth": growth.tables(grown["rows"]),
+        "startup": startup.table([startup.Row(**row) for row in begun]),
         "products": as_markdown(tables(rows)),
     }
 

@@ -1,7 +1,8 @@
 """How long a user waits for a command, beside what importing torch alone takes: `python benchmarks/startup.py IMAGES`.
 
 Every command is a new process, and they take turns, so that a machine that gets slower slows all of them. IMAGES is a
-folder of a product's images to fit; two of the commands judge its first image.
+folder of a product's images to fit; two of the commands judge its first image. The last line is no command: a frame of
+256 pixels after another, judged by a model that stays loaded.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from softpatch import SoftPatch
+from softpatch.data.framing import Framing
 from softpatch.data.inputs import choose_images
 
 _SECONDS = {
@@ -22,6 +25,7 @@ _SECONDS = {
     "a wrong option": 0.5,
     "a missing file": 0.5,
     "predict one image": 2.0,
+    "a frame, in Python": 0.015,
 }
 """What they should take on two quiet cores."""
 _MOST_OF_TORCH = {"predict one image": 1.5}
@@ -35,14 +39,19 @@ class Row:
     command: str
     seconds: float
     of_torch: float
-    target: float | None
 
-    def __str__(self) -> str:
-        limit, most = self.target, _MOST_OF_TORCH.get(self.command)
+    def cells(self) -> tuple[str, str, str, str]:
+        """What it is, how long it takes, how many times as long as importing torch, and what it should take."""
+        limit, most = _SECONDS.get(self.command), _MOST_OF_TORCH.get(self.command)
         missed = limit is not None and self.seconds > limit and (most is None or self.of_torch > most)
-        target = "" if limit is None else f"  target {limit} s" + (f" or {most} times torch" if most else "")
-        times = f"{self.seconds:.2f} s  {self.of_torch:.2f} times torch"
-        return f"{self.command:<32} {times}{target}{'  MISSED' if missed else ''}"
+        target = "" if limit is None else f"{limit:g} s" + (f" or {most} times torch" if most else "")
+        return self.command, f"{self.seconds:.3g} s", f"{self.of_torch:.2f}", target + (", missed" if missed else "")
+
+
+def table(rows: list[Row]) -> str:
+    """The rows in Markdown."""
+    lines = ["| what | median | times `import torch` | target |", "|---|---|---|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row.cells())} |" for row in rows)])
 
 
 def seconds(command: list[str], cache: Path) -> float:
@@ -75,9 +84,25 @@ def measured(images: Path, rounds: int) -> list[Row]:
         for _ in range(rounds):
             for name, command in commands.items():
                 taken[name].append(seconds(command, cache))
-    medians = {**{name: statistics.median(times) for name, times in taken.items()}, **first}
-    torch = medians["import torch"]
-    return [Row(name, value, value / torch, _SECONDS.get(name)) for name, value in medians.items()]
+        frame = seconds_per_frame(Path(model), images, rounds)
+    medians = {name: statistics.median(times) for name, times in taken.items()}
+    medians |= {**first, "a frame, in Python": frame}
+    return [Row(name, value, value / medians["import torch"]) for name, value in medians.items()]
+
+
+def seconds_per_frame(model: Path, images: Path, rounds: int) -> float:
+    """The median time of `predict` for one frame after another, once compiled code is loaded."""
+    detector = SoftPatch.load(model)
+    refs = choose_images(images, "train").refs[:20]
+    frames = [Framing(256, 256).apply(ref.read()).mul(255).byte().permute(1, 2, 0).numpy() for ref in refs]
+    taken = []
+    for turn in range(rounds + 1):
+        for frame in frames:
+            start = time.perf_counter()
+            detector.predict(frame)
+            if turn:
+                taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
 
 
 def main() -> None:
@@ -88,7 +113,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     given = parser.parse_args()
     rows = measured(given.images, given.rounds)
-    print("\n".join(map(str, rows)))
+    print(table(rows))
     if given.output:
         given.output.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
 

@@ -183,6 +183,18 @@ def test_only_the_same_run_is_continued(
     assert len((out / UNFINISHED / "predictions.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.parametrize("row", ['{"path": "a.png"}', '{"path": "elsewhere", "verdict": 3}'])
+def test_rows_that_are_none_of_this_run_are_refused(
+    fitted: SoftPatch, refs: Sequence[ImageRef], tmp_path: Path, row: str
+) -> None:
+    answers = list(fitted.detector.predict(refs))
+    with pytest.raises(KeyboardInterrupt):
+        judged(stopped_after(2, answers), refs, tmp_path / "out")
+    (tmp_path / "out" / UNFINISHED / "predictions.jsonl").write_text(row + "\n")
+    with pytest.raises(InputError, match="cannot have written; remove that folder to begin anew"):
+        judged(answers, refs, tmp_path / "out", earlier="resume")
+
+
 def test_a_picture_that_cannot_be_written_costs_its_row(fitted: SoftPatch, refs: Sequence[ImageRef], tmp_path) -> None:
     answers = list(fitted.detector.predict(refs))
     out = tmp_path / "out"

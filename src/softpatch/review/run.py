@@ -20,7 +20,7 @@ from softpatch.config import OVERLAY_STYLES, OverlayStyle
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import ImageRef
 from softpatch.errors import InputError
-from softpatch.review.tables import CSV, SKIPPED, write_tables
+from softpatch.review.tables import COLUMNS, CSV, SKIPPED, write_tables
 
 RECORD = "run.json"
 """What was judged, and how, in a folder of results."""
@@ -116,6 +116,9 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
         )
     _earlier_files(folder)
     rows = _rows(place)
+    places = {ref.name: number for number, ref in reversed(list(enumerate(refs)))}
+    if any(set(row) != set(COLUMNS) or row["path"] not in places for row in rows):
+        raise InputError(f"{place} holds rows that this run cannot have written; remove that folder to begin anew")
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -125,7 +128,6 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
         write_tables(rows, place)
         yield Unfinished(place, rows)
         if rows:  # what was left out before may have been judged now, behind what comes after it
-            places = {ref.name: number for number, ref in reversed(list(enumerate(refs)))}
             write_tables(sorted(_rows(place), key=lambda row: places[row["path"]]), place)
         _write_record(place, {**asdict(run), "is_complete": True})
     except BaseException:
