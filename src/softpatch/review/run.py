@@ -60,9 +60,8 @@ class Run:
         """The run that judges `refs` by the detector in the file `model`."""
         names = "\0".join(ref.name for ref in refs)
         root = os.path.commonpath([os.path.dirname(os.path.abspath(ref.name)) for ref in refs])  # noqa: PTH100, PTH120  no ".."
-        content = model.read_bytes() if model else b""
-        model_digest, image_digest = (hashlib.sha256(each).hexdigest() for each in (content, os.fsencode(names)))
-        return cls(model_digest, image_digest, threshold, maps, overlays, root)
+        digest = hashlib.sha256(os.fsencode(names)).hexdigest()
+        return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root)
 
     def picture(self, kind: str, path: str) -> Path:
         """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
@@ -214,6 +213,11 @@ def _rows(folder: Path) -> list[dict[str, Any]]:
                 break
             rows.append(row)
     return rows
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file_name(name: str, suffix: str) -> str:
