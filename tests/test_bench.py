@@ -179,6 +179,7 @@ def test_the_lists_ask_for_what_the_paper_has() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_runs_from_end_to_end(method: str, plate_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(igd.BUDGETS, "small", replace(igd.BUDGETS["small"], images=400, width=8))
+    monkeypatch.setitem(cflow.BUDGETS, "small", replace(cflow.BUDGETS["small"], steps=60))
     (row,) = rows_of([tiny_task(method=method)], plate_folder.parent)
     assert row["error"] is None
     assert (row["method"], row["noise_ratio"], row["coreset_ratio"]) == (method, 0.2, 0.1)

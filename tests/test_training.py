@@ -80,8 +80,8 @@ def test_the_teacher_gives_the_maps_that_the_student_learns(tmp_path: Path, monk
     assert teacher_features(teacher, pictures, 12).shape == (2, 96, 6, 4)
     monkeypatch.setattr(train, "draw_pictures", lambda _, __, seed: draw_pictures(4, 64, seed))
     targets = train.make_targets(teacher, "cpu")
-    wanted = targets(train._taught(teacher, draw_pictures(32, 64, train.HELD_OUT)))
-    assert wanted.shape == (32, FEATURES, 8, 8)
+    wanted = targets(train._taught(teacher, draw_pictures(8, 64, train.HELD_OUT)))
+    assert wanted.shape == (8, FEATURES, 8, 8)
     for maps, weight in zip(wanted.split(train.CHANNELS, dim=1), train.WEIGHTS, strict=True):
         assert 0.5 * weight < maps.std() < 2 * weight
 
