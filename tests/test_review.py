@@ -74,7 +74,8 @@ def test_an_overlay_stands_beside_its_image_under_a_caption(width: int, height: 
         save_overlay(torch.full((3, height, width), 0.25), answer, tmp_path / "plain.png", style="plain")
         with Image.open(tmp_path / "beside.png") as beside, Image.open(tmp_path / "plain.png") as plain:
             assert plain.size == (width, height)
-            assert beside.width > 2 * width
+            assert beside.width * beside.height > 2 * width * height
+            assert (beside.width > 2 * width) == (width <= 2 * height)
             assert beside.height > height
             drawn = np.asarray(beside)
         assert (drawn == colour).all(axis=2).any()  # the verdict's

@@ -21,7 +21,7 @@ _OPACITY = 0.65  # the defect stays visible beneath
 _FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thresholds
 _COLOURS = "plasma"  # perceptually uniform; its dark rim shows on pale products and its bright middle on dark ones
 _RAMP = (0.1, 0.95)  # the part of it that is used
-_UNSEEN = 0.45  # how far what is not looked at fades into grey
+_UNSEEN, _HATCHING = 0.45, 0.2  # how far what is not looked at fades into grey, and how lines over it differ
 _VERDICT_COLOURS: dict[Verdict, tuple[int, int, int]] = {  # of Okabe and Ito, told apart by the colour-blind
     "good": (0, 110, 80),
     "check": (230, 159, 0),
@@ -85,7 +85,7 @@ def overlay(
         diagonal = np.arange(unseen.shape[0])[:, None] + np.arange(unseen.shape[1])
         hatched = unseen & (diagonal % (8 * thickness) < thickness)
         tinted[unseen] = tinted[unseen] * (1 - _UNSEEN) + 0.5 * _UNSEEN
-        tinted[hatched] = 0.6
+        tinted[hatched] += np.where(tinted[hatched] > 0.5, -_HATCHING, _HATCHING)
     if mask.any():
         from scipy.ndimage import binary_dilation, binary_erosion  # a third of a second's import
 
@@ -100,29 +100,36 @@ def _pixels(values: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def _with_caption(original: Image.Image, drawn: Image.Image, prediction: Prediction) -> Image.Image:
-    """The original and what was drawn over it side by side, a colour bar, and the strip above them."""
+    """The original and what was drawn over it, a colour bar beside them, and the strip above.
+
+    They stand side by side; long strips one above the other.
+    """
     width, height = drawn.size
-    size = max(13, round(max(width, height) / 28))
+    size = max(13, round(max(width, height) / 28))  # of letters, and all else goes with it
     gap, bar = size, size
+    is_long = width > 2 * height
+    right, below = (0, height + gap) if is_long else (width + gap, 0)
+    bar_height = max(height + below, 5 * size)
     font = ImageFont.load_default(size)
     ticks = {part: f"{part:g} x" for part in (_FAINTEST, 1.0, _STRONGEST)}
     label = max(font.getlength(text) for text in ticks.values())
     times = f"{prediction.margin:.2f} times the" if prediction.threshold else "above the"
     text = f"score {prediction.image_score:.4g}, {times} threshold {prediction.threshold:.4g}"
     verdict = prediction.verdict.upper()
-    across = round(2 * width + 4 * gap + bar + gap / 2 + label)
+    across = round(width + right + 3 * gap + bar + gap / 2 + label)
     across = max(across, math.ceil(font.getlength(verdict) + font.getlength(text)) + 4 * gap)
     strip = 2 * size
-    canvas = Image.new("RGB", (across, strip + height + 2 * gap), "white")
+    canvas = Image.new("RGB", (across, strip + bar_height + 2 * gap), "white")
     draw = ImageDraw.Draw(canvas)
     end = gap + font.getlength(verdict) + gap
-    draw.rectangle((gap / 2, size / 4, end, strip - size / 4), fill=_VERDICT_COLOURS[prediction.verdict])
-    draw.text(((gap / 2 + end) / 2, strip / 2), verdict, font=font, fill="white", anchor="mm")
+    colour = _VERDICT_COLOURS[prediction.verdict]
+    draw.rectangle((gap / 2, size / 4, end, strip - size / 4), fill=colour)
+    draw.text(((gap / 2 + end) / 2, strip / 2), verdict, font=font, fill=_on(colour), anchor="mm")
     draw.text((end + gap / 2, strip / 2), text, font=font, fill="black", anchor="lm")
     canvas.paste(original, (gap, strip + gap))
-    canvas.paste(drawn, (2 * gap + width, strip + gap))
-    left, top, bottom = 3 * gap + 2 * width, strip + gap, strip + gap + height - 1
-    ramp = heat_colours(np.linspace(1, 0, height))[:, None].repeat(bar, axis=1)
+    canvas.paste(drawn, (gap + right, strip + gap + below))
+    left, top, bottom = 2 * gap + width + right, strip + gap, strip + gap + bar_height - 1
+    ramp = heat_colours(np.linspace(1, 0, bar_height))[:, None].repeat(bar, axis=1)
     canvas.paste(Image.fromarray(_pixels(ramp)), (left, top))
     for part, tick in ticks.items():
         y = bottom - (part - _FAINTEST) / (_STRONGEST - _FAINTEST) * (bottom - top)
@@ -130,6 +137,12 @@ def _with_caption(original: Image.Image, drawn: Image.Image, prediction: Predict
         y = min(max(y, top + size / 2), bottom - size / 2)
         draw.text((left + bar + gap / 2, y), tick, font=font, fill="black", anchor="lm")
     return canvas
+
+
+def _on(colour: tuple[int, int, int]) -> str:
+    """The colour of letters that are read on another."""
+    red, green, blue = colour
+    return "black" if 0.3 * red + 0.59 * green + 0.11 * blue > 140 else "white"
 
 
 def colour_scale(maps: Sequence[NDArray[np.floating]]) -> tuple[float, float]:
