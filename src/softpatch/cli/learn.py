@@ -122,7 +122,7 @@ def demo(
 ) -> None:
     """Make a small contaminated dataset, and compare two methods.
 
-    SoftPatch+ and PatchCore are fitted on it, and the difference is shown.
+    The default and PatchCore are fitted on it, and the difference is shown.
     """
     from softpatch.review.demo import run_demo
     from softpatch.terminal import progress_bar
