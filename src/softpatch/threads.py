@@ -10,10 +10,17 @@ from typing import TypeVar
 import torch
 
 _Item = TypeVar("_Item")
+_is_forked = False
 
 
 def one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
-    """The items, none of them None, each made in another thread while the one before it is in use."""
+    """The items, none of them None, each made in another thread while the one before it is in use.
+
+    In a forked process no thread is begun for it: OpenMP may hold locks of the threads that ended there.
+    """
+    if _is_forked:
+        yield from items
+        return
     with ThreadPoolExecutor(1, "softpatch-ahead") as pool:
         upcoming = pool.submit(next, items, None)
         while (item := upcoming.result()) is not None:
@@ -46,6 +53,8 @@ def _workers(count: int) -> ThreadPoolExecutor:
 
 def _begin_forked() -> None:
     """A forked process has none of the threads, neither these nor those that OpenMP would wait for."""
+    global _is_forked
+    _is_forked = True
     _workers.cache_clear()
     torch.set_num_threads(1)
 
