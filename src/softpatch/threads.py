@@ -10,17 +10,11 @@ from typing import TypeVar
 import torch
 
 _Item = TypeVar("_Item")
-_is_forked = False
+_is_used = _is_stranded = False
 
 
 def one_ahead(items: Iterator[_Item]) -> Iterator[_Item]:
-    """The items, none of them None, each made in another thread while the one before it is in use.
-
-    In a forked process no thread is begun for it: OpenMP may hold locks of the threads that ended there.
-    """
-    if _is_forked:
-        yield from items
-        return
+    """The items, none of them None, each made in another thread while the one before it is in use."""
     with ThreadPoolExecutor(1, "softpatch-ahead") as pool:
         upcoming = pool.submit(next, items, None)
         while (item := upcoming.result()) is not None:
@@ -51,12 +45,21 @@ def _workers(count: int) -> ThreadPoolExecutor:
     return pool
 
 
+def can_compute() -> bool:
+    """Whether networks can run in this process: not where it was forked from one in which they ran.
+
+    OpenMP would wait for threads that ended with the fork, at some operations for ever.
+    """
+    global _is_used
+    _is_used = True
+    return not _is_stranded
+
+
 def _begin_forked() -> None:
-    """A forked process has none of the threads, neither these nor those that OpenMP would wait for."""
-    global _is_forked
-    _is_forked = True
+    """A forked process has none of the threads."""
+    global _is_stranded
+    _is_stranded = _is_used
     _workers.cache_clear()
-    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
