@@ -60,6 +60,7 @@ def _begin_forked() -> None:
     global _is_stranded
     _is_stranded = _is_used
     _workers.cache_clear()
+    torch.set_num_threads(1)
 
 
 if hasattr(os, "register_at_fork"):
