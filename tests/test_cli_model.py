@@ -10,20 +10,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from softpatch import SoftPatch, cli
+from softpatch import SoftPatch
 from softpatch.data.layouts import open_dataset
 from softpatch.errors import ModelFileError, WeightsError
 from softpatch.review.evaluation import image_scores
 from softpatch.review.model_info import model_info
 from softpatch.stored_model import contents_digest
+from test_cli import run
 from test_cli_help import quick
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as leaving:
-        cli.main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(leaving.value.code or 0), out, err
 
 
 @pytest.fixture

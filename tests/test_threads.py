@@ -91,7 +91,7 @@ def test_a_process_forked_after_predicting_says_that_it_cannot(
     fitted.save(model)
     np.save(frame, defective_images[0].repeat(4, axis=0).repeat(4, axis=1))
     script = f"""
-import os, sys
+import os, signal, sys
 import numpy as np
 import torch
 from softpatch import InputError, SoftPatch
@@ -100,6 +100,7 @@ torch.set_num_threads(2)
 frame = np.load({str(frame)!r})
 child = os.fork()
 if child == 0:
+    signal.alarm(100)  # leaves nothing behind that hangs
     detector = SoftPatch.load({str(model)!r}, device="cpu")
     os._exit(3 if detector.predict(frame).is_anomalous in (True, False) else 1)
 status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -107,6 +108,7 @@ detector = SoftPatch.load({str(model)!r}, device="cpu")
 detector.predict(frame)
 child = os.fork()
 if child == 0:
+    signal.alarm(100)
     try:
         detector.predict(frame)
     except InputError as error:

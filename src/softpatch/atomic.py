@@ -94,10 +94,8 @@ def move_together(source: Path, names: Sequence[Path], folder: Path, obsolete: S
     target = folder
     try:
         old.mkdir(exist_ok=True)
-        for name in [*names, *obsolete]:
-            new = source / name if name not in obsolete and (source / name).exists() else None
-            if new is None and name not in obsolete:
-                continue
+        present = [name for name in names if (source / name).exists()]
+        for name, new in [*((name, source / name) for name in present), *((name, None) for name in obsolete)]:
             target = _target(folder / name)
             target.parent.mkdir(parents=True, exist_ok=True)
             kept = old / str(len(moved)) if target.exists() else None

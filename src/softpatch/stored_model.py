@@ -46,8 +46,8 @@ class StoredScores:
 class StoredModel:
     """A model file's contents; what each means is said of `Detector`.
 
-    `segmentation` is `classification` itself where one
-    bank does for both. `package_version` is the softpatch that wrote the file.
+    `segmentation` is `classification` itself where one bank does for both. `package_version` is the softpatch that
+    wrote the file.
     """
 
     format_version: int

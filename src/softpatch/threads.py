@@ -45,8 +45,8 @@ def _workers(count: int) -> ThreadPoolExecutor:
     return pool
 
 
-def can_compute() -> bool:
-    """Whether networks can run in this process: not where it was forked from one in which they ran.
+def begin_computing() -> bool:
+    """Note that networks run in this process; False where they cannot, as they ran in one that it was forked from.
 
     OpenMP would wait for threads that ended with the fork, at some operations for ever.
     """

@@ -17,7 +17,7 @@ from softpatch.features.builtin import BUILTIN, LAYER, MEAN, STD, WEIGHTS_DIGEST
 from softpatch.features.folding import fold_batch_norm
 from softpatch.features.weights import hub_file, read_weights, weights_digest
 from softpatch.progress import Progress, silent
-from softpatch.threads import can_compute, single_threaded_workers
+from softpatch.threads import begin_computing, single_threaded_workers
 
 _AT_A_TIME = 4  # images per thread; with 8 the system gives and takes back memory for some 5 % of the time
 _torchvision_operators: list[torch.library.Library] = []  # kept alive: a library takes its operators with it
@@ -46,7 +46,7 @@ class Backbone:
         On a CPU each thread takes its share of the images, so that none waits for another in every layer, and a few
         of them at a time, so that less memory is asked for.
         """
-        if not can_compute():
+        if not begin_computing():
             raise InputError(
                 "this process was forked from one that had used softpatch, and its threads are gone; "
                 "begin workers with the method 'spawn', or use softpatch in them alone"

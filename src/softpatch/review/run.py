@@ -155,7 +155,7 @@ def _put_in_place(folder: Path) -> None:
     run = _run(place)
     new = _pictures(run, place) if run else []
     new += [Path(name) for name in (SKIPPED, CSV, PREDICTIONS, RECORD)]
-    obsolete = [name for name in _earlier_files(folder) if name not in set(new)]
+    obsolete = sorted(set(_earlier_files(folder)) - set(new))
     move_together(place, new, folder, obsolete)
     shutil.rmtree(place, ignore_errors=True)
 

@@ -26,7 +26,10 @@ def _upsample_and_smooth(grid: int, size: int, sigma: float) -> Tensor:
 
 
 def _smoothing(size: int, sigma: float) -> Tensor:
-    """The matrix (size, size) of a Gaussian that ends at 4 sigma, along an axis that is mirrored at its ends."""
+    """The matrix (size, size) of a Gaussian that ends at 4 sigma, along an axis that is mirrored at its ends.
+
+    It is that of SciPy's `gaussian_filter1d`, whose import takes a third of a second.
+    """
     reach = int(4 * sigma + 0.5)
     offsets = torch.arange(-reach, reach + 1)
     weights = torch.exp(-0.5 * (offsets / sigma).double().square())
