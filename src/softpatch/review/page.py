@@ -1,0 +1,81 @@
+"""HTML pages that open from a USB stick: one file, its styles, scripts and data inside, nothing fetched from anywhere.
+
+Text is escaped by Jinja2. Data for scripts is JSON in an element of its own, where nothing in it can end the element.
+A content security policy allows the page's own scripts, by their digests, and nothing else.
+"""
+
+import base64
+import hashlib
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from softpatch.atomic import replacing
+
+_IN_JSON = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+
+
+def write_page(path: Path, template: str, *, scripts: tuple[str, ...] = (), data: Any = None, **values: Any) -> None:
+    """Write a page, whole or not at all.
+
+    `template` and `scripts` are names of files in `review/pages/`; the template extends `base.html` and takes `values`.
+    The scripts find `data` in the element `#data`.
+    """
+    page = render_page(template, scripts=scripts, data=data, **values)
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def render_page(template: str, *, scripts: tuple[str, ...] = (), data: Any = None, **values: Any) -> str:
+    """The page as text; see `write_page`."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("softpatch.review", "pages"),
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["text"] = visible_text
+    code = [_file(name) for name in scripts]
+    digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in code]
+    policy = (
+        f"default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'; script-src {_sources(digests)}"
+    )
+    return environment.get_template(template).render(
+        **values,
+        policy=policy,
+        style=Markup(_file("style.css")),
+        scripts=[Markup(each) for each in code],
+        data=Markup(data_in_page(data)),
+    )
+
+
+def data_in_page(data: Any) -> str:
+    """JSON that may stand in an HTML element: no character of it can end the element or begin another.
+
+    >>> data_in_page({"path": "</script>"})
+    '{"path": "\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(data, allow_nan=False)
+    return "".join(_IN_JSON.get(character, character) for character in text)
+
+
+def visible_text(text: str) -> str:
+    """Text with every character that would not be seen, or would turn the direction of writing, spelt out.
+
+    >>> visible_text("a\\u202eb\\n.png")
+    'a\\\\u202eb\\\\n.png'
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _sources(digests: list[str]) -> str:
+    return " ".join(f"'sha256-{digest}'" for digest in digests) or "'none'"
+
+
+def _file(name: str) -> str:
+    return files("softpatch.review").joinpath("pages", name).read_text(encoding="utf-8")
