@@ -13,6 +13,7 @@ from typing import Any
 
 from softpatch.atomic import replacing
 
+_POLICY = "default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'"
 _IN_JSON = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
