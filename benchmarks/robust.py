@@ -33,10 +33,10 @@ from softpatch.config import preset_settings
 from softpatch.data.contamination import contaminate
 from softpatch.data.framing import Framing
 from softpatch.data.layouts import open_dataset
-from softpatch.detector import PatchDetector
 from softpatch.features.backbone import load_backbone
 from softpatch.memory.agreement import concentrate, image_distances
 from softpatch.memory.projection import project
+from softpatch.patch_detector import PatchDetector
 from softpatch.scoring.anomaly_map import anomaly_maps
 
 LARGEST = 0.4

@@ -18,7 +18,7 @@ FLOORS = [
     {"memory"},
     {"stored_model"},
     {"memory_budget", "symmetry"},
-    {"passes"},
+    {"passes", "patch_detector"},
     {"scoring"},
     {"results"},
     {"detector"},

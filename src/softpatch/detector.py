@@ -4,7 +4,8 @@ Fit:     images -> feature maps -> patch embeddings -> noise scores -> kept patc
          -> memory bank -> decision threshold
 Predict: images -> feature maps -> patch embeddings -> neighbour distances -> patch scores -> anomaly map, image score
 
-`PatchDetector` begins at patch embeddings, `Detector` at images. Both are complete from the moment they exist.
+`PatchDetector` (patch_detector.py) begins at patch embeddings, `Detector` at images. Both are complete from the moment
+they exist.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -22,153 +23,19 @@ from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
-from softpatch.memory.agreement import audit_images
-from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches, choose_supported_patches
 from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.estimate import Contamination
 from softpatch.memory.groups import image_groups
-from softpatch.memory.projection import project
-from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
 from softpatch.memory_budget import check_image_memory
 from softpatch.passes import first_pass, full_embeddings
+from softpatch.patch_detector import PatchDetector, choose_banks, need_images
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
-from softpatch.symmetry import NONE, Symmetry, turned_positions
 from softpatch.threads import one_ahead
 
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What a bank for the image score and one for the map will hold, and how contaminated the training images look.
-
-    The last is None where images were not compared with each other.
-    """
-
-    for_image: ChosenPatches
-    for_map: ChosenPatches
-    contamination: Contamination | None
-
-
-@dataclass(frozen=True, eq=False)
-class PatchDetector:
-    """One memory bank for the image score, one for the anomaly map: the same object in SoftPatch and PatchCore.
-
-    Patch embeddings are float16 here as in the banks, so that a patch is at distance 0 from itself.
-    """
-
-    classification: MemoryBank
-    segmentation: MemoryBank
-
-    @classmethod
-    def fit(
-        cls,
-        embeddings: Tensor,
-        settings: Settings,
-        *,
-        symmetries: Sequence[Symmetry] = NONE,
-        progress: Progress = silent,
-    ) -> "PatchDetector":
-        """Learn from the patch embeddings (N·G, P, D) float16 of the copies that G `symmetries` make of N images.
-
-        Some of the images may be anomalous.
-
-        Raises `InputError` for another shape or dtype, values that are not finite numbers, and fewer images than the
-        discriminators need.
-        """
-        if embeddings.ndim != 3 or embeddings.dtype != torch.float16 or not embeddings.isfinite().all():
-            shape, dtype = tuple(embeddings.shape), embeddings.dtype
-            raise InputError(f"patch embeddings are finite float16 (N, P, D), not {shape} {dtype}")
-        _need_images(len(embeddings) // len(symmetries), settings)
-        projected = project(embeddings, settings.projected_dim, settings.seed)
-        patches = embeddings.flatten(0, 1)
-        learned = choose_banks(projected, settings, symmetries=symmetries, progress=progress)
-        return cls.of(learned, lambda chosen: patches[chosen])
-
-    @classmethod
-    def of(cls, learned: Learned, embeddings_of: Callable[[Tensor], Tensor]) -> "PatchDetector":
-        """Make the banks of chosen patches; `embeddings_of` gives their embeddings (M, D) float16 by indices (M,)."""
-        for_image, for_map = learned.for_image, learned.for_map
-        classification = for_image.bank(embeddings_of(for_image.indices))
-        if for_map is for_image:
-            return cls(classification, classification)
-        if for_map.indices is for_image.indices:
-            return cls(classification, classification.with_radii(for_map.radii))
-        return cls(classification, for_map.bank(embeddings_of(for_map.indices)))
-
-    def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Score patch embeddings (N, P, D).
-
-        Gives image scores (N,) float32, the positions (N,) int64 of the patches that have them, and patch scores (N, P)
-        float32 for the anomaly map.
-        `owners` (N,) are given for training images, by their numbers: each is scored as if it had given no patch.
-        """
-        patch_scores = self.segmentation.score(embeddings, owners=owners)
-        if self.segmentation is self.classification:
-            return *patch_scores.max(dim=1), patch_scores
-        return *self.classification.highest(embeddings, patch_scores, owners=owners), patch_scores
-
-    def to(self, device: torch.device) -> "PatchDetector":
-        """The same detector on another device."""
-        classification = self.classification.to(device)
-        if self.segmentation is self.classification:
-            return PatchDetector(classification, classification)
-        if self.segmentation.patches is self.classification.patches:
-            return PatchDetector(classification, classification.with_radii(self.segmentation.radii.to(device)))
-        return PatchDetector(classification, self.segmentation.to(device))
-
-
-def choose_banks(
-    projected: Tensor,
-    settings: Settings,
-    *,
-    symmetries: Sequence[Symmetry] = NONE,
-    progress: Progress = silent,
-) -> Learned:
-    """Choose the patches for the image score's bank and for the map's, from projected embeddings (N·G, P, d) float16.
-
-    They are of the copies that G `symmetries` make of each of N images, the image itself first. Noise is judged among
-    the images themselves, since a defect must not find its own copies; a copy's patch is trusted as what it shows.
-    """
-    copies = len(symmetries)
-    noise = judge_patches(projected[::copies], settings, progress=progress)
-    if settings.discard_rule == "agreement":
-        audit = audit_images(projected[::copies], noise.apart, progress=progress)
-        for_image, for_map = settings.discard_fraction, settings.segmentation_discard_fraction
-        supported = choose_supported_patches(
-            projected,
-            noise.weights,
-            audit,
-            noisiest(noise.fused, for_image),
-            noisiest(noise.fused, for_image if for_map is None else for_map),
-            turned_positions(symmetries, projected.shape[1]).to(projected.device),
-            coreset_ratio=settings.coreset_ratio,
-            max_bank_size=settings.max_bank_size,
-            progress=progress,
-        )
-        return Learned(*supported, audit.contamination)
-    fused, weights = noise.fused, noise.weights
-    if copies > 1:
-        places = turned_positions(symmetries, projected.shape[1]).to(projected.device)
-        fused, weights = fused[:, places].flatten(0, 1), weights[:, places].flatten(0, 1)  # (N·G, P)
-
-    def choose(discard_fraction: float) -> ChosenPatches:
-        return choose_patches(
-            projected,
-            kept_patches(fused, discard_fraction),
-            weights,
-            copies=copies,
-            coreset_ratio=settings.coreset_ratio,
-            max_bank_size=settings.max_bank_size,
-            progress=progress,
-        )
-
-    for_image, for_map = discard_share(noise, settings), settings.segmentation_discard_fraction
-    chosen = choose(for_image)
-    return Learned(chosen, chosen if for_map is None or for_map == for_image else choose(for_map), None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -213,7 +80,7 @@ class Detector:
         `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
-        _need_images(len(refs), settings)
+        need_images(len(refs), settings)
         device = torch_device(runtime.device)
         check_image_memory(settings, runtime, device)
         backbone = load_backbone(
@@ -229,7 +96,7 @@ class Detector:
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
-            _need_images(len(seen.refs), settings)
+            need_images(len(seen.refs), settings)
             copies, positions = len(seen.symmetries), seen.projected.shape[1]
             groups = image_groups(seen.projected[::copies])
             if on_note and len(groups) > 1:
@@ -340,15 +207,6 @@ def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:
         f"the images fall into {len(groups)} groups that have little in common: {examples}; "
         "give each product, camera and light a folder of its own"
     )
-
-
-def _need_images(count: int, settings: Settings) -> None:
-    # an image is compared with others; LOF wants K of them
-    needed = settings.lof_neighbors + 1 if "lof" in settings.noise_names else 3
-    if count < needed:
-        raise InputError(
-            f"{count} usable training images are too few; these settings need at least {needed}, better 50 or more"
-        )
 
 
 def calibration_images(count: int) -> Tensor:

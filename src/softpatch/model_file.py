@@ -16,12 +16,13 @@ from torch import Tensor
 import softpatch
 from softpatch.atomic import replacing
 from softpatch.config import Runtime
-from softpatch.detector import Detector, PatchDetector
+from softpatch.detector import Detector
 from softpatch.errors import ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.memory.bank import MemoryBank
 from softpatch.memory_budget import check_image_memory
 from softpatch.passes import embedding_shape
+from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress, silent
 from softpatch.scoring.threshold import LeftOutScores
 from softpatch.stored_model import (

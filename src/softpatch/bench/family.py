@@ -13,10 +13,10 @@ from softpatch.bench.outcome import Outcome
 from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
 from softpatch.data.images import ImageRef
-from softpatch.detector import PatchDetector
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
 from softpatch.passes import product_symmetries
+from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.symmetry import Symmetry, transform
