@@ -71,7 +71,7 @@ class Case:
     def order(self) -> dict[float, Tensor]:
         """The images (n,) that are trusted when so large a share of them is: see `concentrate`."""
         count = len(self.among)
-        rounds = concentrate(self.among, torch.arange(count), AUDITED)
+        rounds = concentrate(self.among, torch.arange(count), AUDITED, rounds=9)
         left = {1.0: torch.arange(count)}
         for step, scores in enumerate(rounds[:-1], start=1):
             share = round(1 - step * STEP, 2)

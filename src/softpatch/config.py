@@ -123,8 +123,8 @@ class Settings:
     def noise_names(self) -> tuple[str, ...]:
         """The discriminators whose scores are needed, each once: for discarding, then for the soft weights."""
         weighing = () if self.weight_rule == "none" else (self.weight_discriminator,)
-        apart = ("nearest",) if self.discard_rule == "agreement" else ()
-        return tuple(dict.fromkeys((*self.discriminators, *weighing, *apart)))
+        auditing = ("nearest",) if self.discard_rule == "agreement" else ()
+        return tuple(dict.fromkeys((*self.discriminators, *weighing, *auditing)))
 
 
 @dataclass(frozen=True)

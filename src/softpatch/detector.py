@@ -8,7 +8,7 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 they exist.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings, check_threshold
+from softpatch.data.decisions import NO_DECISIONS, Decision
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
@@ -27,15 +28,13 @@ from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.estimate import Contamination
 from softpatch.memory.groups import image_groups
 from softpatch.memory_budget import check_image_memory
-from softpatch.passes import first_pass, full_embeddings
-from softpatch.patch_detector import PatchDetector, choose_banks, need_images
+from softpatch.passes import embeddings_of_images, first_pass, full_embeddings
+from softpatch.patch_detector import PatchDetector, calibration_images, choose_banks, need_images
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
 from softpatch.threads import one_ahead
-
-_CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,15 +68,17 @@ class Detector:
         settings: Settings,
         runtime: Runtime,
         *,
+        decisions: Mapping[str, Decision] = NO_DECISIONS,
         on_skip: Callable[[SkippedImage], None] | None = None,
         on_note: Callable[[str], None] | None = None,
         progress: Progress = silent,
     ) -> "Detector":
         """Learn from unlabelled images, of which some may be anomalous.
 
-        An unreadable image goes to `on_skip`, or raises `ImageError` without it; a copy of another image is left out
-        and goes to `on_skip` too. What a user should know of the images goes to `on_note`, in a sentence. Raises
-        `InputError` where fewer images can be used than the discriminators need.
+        A person's `decisions`, by the names of images, are used: of what is to be rejected is learned only that it is
+        bad, and what is to be kept is trusted. An unreadable image goes to `on_skip`, or raises `ImageError` without
+        it; a copy of another image is left out and goes to `on_skip` too. What a user should know of the images goes to
+        `on_note`, in a sentence. Raises `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
         need_images(len(refs), settings)
@@ -95,18 +96,26 @@ class Detector:
         )
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
-            seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
-            need_images(len(seen.refs), settings)
+            ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
+            seen = first_pass(ordered, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
+            asked = {number: decisions.get(ref.name) for number, ref in enumerate(seen.refs)}
+            answers = {number: asked[number] == "reject" for number in asked if asked[number] in ("keep", "reject")}
+            rejected = sum(answers.values())
+            count = len(seen.refs) - rejected
+            need_images(count, settings)
             copies, positions = len(seen.symmetries), seen.projected.shape[1]
-            groups = image_groups(seen.projected[::copies])
+            groups = image_groups(seen.projected[rejected * copies :: copies])
             if on_note and len(groups) > 1:
-                on_note(_note_on_groups([[seen.refs[number].name for number in group] for group in groups]))
-            learned = choose_banks(seen.projected, settings, symmetries=seen.symmetries, progress=progress)
-            numbers = calibration_images(len(seen.refs))
+                on_note(_note_on_groups([[seen.refs[rejected + n].name for n in group] for group in groups]))
+            learned = choose_banks(
+                seen.projected, settings, symmetries=seen.symmetries, answers=answers, progress=progress
+            )
+            numbers = calibration_images(count)
             calibration = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten()
             calibration = calibration.to(seen.projected.device)
             needed = torch.unique(torch.cat([calibration, learned.for_image.indices, learned.for_map.indices]))
-            patches = full_embeddings(seen, needed, backbone, settings, runtime, progress=progress)
+            first = rejected * copies * positions
+            patches = full_embeddings(seen, needed + first, backbone, settings, runtime, progress=progress)
 
         def embeddings_of(indices: Tensor) -> Tensor:
             return patches[torch.searchsorted(needed, indices)]
@@ -114,9 +123,13 @@ class Detector:
         banks = PatchDetector.of(learned, embeddings_of).to(device)
         embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
         left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
+        if rejected:
+            bad = embeddings_of_images(seen.refs[:rejected], backbone, settings, runtime)
+            banks = banks.with_known_bad(bad, float(left_out.image_scores.median()))
+            left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
         thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
-        found = (*astuple(thresholds), len(seen.refs), copies, learned.contamination, left_out)
+        found = (*astuple(thresholds), count, copies, learned.contamination, left_out)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
     def thresholds_at(self, false_alarm_rate: float) -> Thresholds:
@@ -207,11 +220,6 @@ def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:
         f"the images fall into {len(groups)} groups that have little in common: {examples}; "
         "give each product, camera and light a folder of its own"
     )
-
-
-def calibration_images(count: int) -> Tensor:
-    """Numbers of the training images, evenly spaced, that the decision threshold is taken from."""
-    return torch.linspace(0, count - 1, min(count, _CALIBRATION_IMAGES)).long()
 
 
 def left_out_scores(

@@ -132,6 +132,14 @@ def full_embeddings(
     return found
 
 
+def embeddings_of_images(
+    refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
+) -> Iterator[Tensor]:
+    """Patch embeddings (B, P, D) float16 of images, a batch after the other."""
+    for _, _, images in _read(refs, settings, runtime, None):
+        yield patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
+
+
 def _read(
     refs: Sequence[ImageRef],
     settings: Settings,

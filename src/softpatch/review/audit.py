@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from softpatch.memory.belief import Belief, Hypotheses
 from softpatch.results import Prediction
-from softpatch.review.questions import Belief, Hypotheses
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels of the original image; the last two are the first beyond it."""
@@ -39,7 +39,7 @@ class AuditedRegion:
 class AuditedImage:
     """A training image, judged as if it had not been learned from.
 
-    `suspicion` in [0, 1] is the probability that it is anomalous (see `softpatch.review.questions`), `evidence` what
+    `suspicion` in [0, 1] is the probability that it is anomalous (see `softpatch.memory.belief`), `evidence` what
     that is computed from. `regions` come highest first; `prediction` holds the score, the threshold and the map.
     """
 
