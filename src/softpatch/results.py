@@ -150,6 +150,8 @@ class Prediction:
             "box_right": right,
             "box_bottom": bottom,
             "map_threshold": round(self.map_threshold, 6),
+            "width": self.width,
+            "height": self.height,
         }
 
     def __repr__(self) -> str:
