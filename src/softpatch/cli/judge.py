@@ -54,7 +54,7 @@ def predict(
     *,
     runtime: Runtime,
 ) -> None:
-    """Judge images: write tables, and maps, overlays and regions if asked.
+    """Judge images: tables, and if asked maps, overlays, regions.
 
     The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json.
     """
