@@ -123,7 +123,7 @@ def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
 
 def test_names_come_before_places_and_these_before_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    images = refs("a/1.png", tmp_path / "b/1.png", "c/2.png", "c/sub/3.png")
+    images = refs("a/1.png", tmp_path / "b/1.png", "c/2.png", "d/sub/3.png")
     assert decisions_for({"a/1.png": "keep", "./b/1.png": "reject"}, images) == {
         "a/1.png": "keep",
         str(tmp_path / "b/1.png"): "reject",
@@ -132,6 +132,12 @@ def test_names_come_before_places_and_these_before_ends(tmp_path: Path, monkeypa
         assert decisions_for({written: "unsure"}, images) == {"c/2.png": "unsure"}
     with pytest.raises(InputError, match=r"'1\.png' may be any of 2 images; write more of its path"):
         decisions_for({"1.png": "keep"}, images)
+
+
+def test_a_path_below_the_folder_that_all_share_is_meant_before_one_that_ends_so(tmp_path: Path) -> None:
+    images = refs(tmp_path / "1.png", tmp_path / "sub/1.png")
+    assert decisions_for({"1.png": "keep"}, images) == {str(tmp_path / "1.png"): "keep"}
+    assert decisions_for({"sub/1.png": "keep"}, images) == {str(tmp_path / "sub/1.png"): "keep"}
 
 
 def test_images_in_memory_have_names_only() -> None:

@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from softpatch.data.cells import path_cell
 from softpatch.data.images import ImageRef
 from softpatch.data.labelling import labelled_images
+from softpatch.data.paths import shared_folder
 from softpatch.errors import InputError
 
 Decision = Literal["keep", "reject", "unsure"]
@@ -57,9 +58,9 @@ def read_decisions(path: Path) -> dict[str, Decision]:
 def decisions_for(decisions: Mapping[str, Decision], refs: Sequence[ImageRef]) -> dict[str, Decision]:
     """Find the images that decisions are about: decisions by the names of `refs`.
 
-    A path stands for the image of this name, else for that with the same absolute path, else for the only one whose
-    path ends in its parts. Raises `InputError` where paths stand for no image or for several, and where an image is
-    decided about in two ways.
+    A path stands for the image of this name, else for that with the same absolute path, else for that of this path
+    below the folder that all images share, else for the only one whose path ends in its parts. Raises `InputError`
+    where paths stand for no image or for several, and where an image is decided about in two ways.
     """
     find = _finder(refs)
     found: dict[str, Decision] = {}
@@ -96,18 +97,23 @@ def _finder(refs: Sequence[ImageRef]) -> Callable[[str], set[str]]:
     """What names the images that a path in a file of decisions may stand for."""
     by_name, by_place, by_file = defaultdict(set), defaultdict(set), defaultdict(set)
     for ref in refs:
-        place = _utf8(os.path.abspath(ref.path or ref.name))  # noqa: PTH100  no links are followed
+        place = _utf8(_absolute(ref.path or ref.name))
         by_name[_utf8(ref.name)].add(ref.name)
         by_place[place].add(ref.name)
         by_file[_parts(place)[-1]].add((_parts(place), ref.name))
+    folder = _utf8(shared_folder(ref.path or ref.name for ref in refs)) if refs else ""
 
     def find(path: str) -> set[str]:
         plain = _plain(path)
         parts = _parts(plain)
         ending = {name for whole, name in by_file.get(parts[-1], ()) if whole[-len(parts) :] == parts}
-        return by_name.get(plain) or by_place.get(os.path.abspath(plain)) or ending  # noqa: PTH100
+        return by_name.get(plain) or by_place.get(_absolute(plain)) or by_place.get(_absolute(plain, folder)) or ending
 
     return find
+
+
+def _absolute(path: str | Path, folder: str = "") -> str:
+    return os.path.abspath(os.path.join(folder, path))  # noqa: PTH100, PTH118  no links are followed
 
 
 def _plain(path: str) -> str:

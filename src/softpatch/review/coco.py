@@ -36,7 +36,7 @@ def coco_annotation(
     }
 
 
-def write_coco(path: Path, images: Iterable[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]) -> None:
+def write_coco_file(path: Path, images: Iterable[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]) -> None:
     """Write images and annotations as they come, a line each, with the one category "defect"."""
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"info": {"description": "regions outlined by softpatch"},\n"licenses": [],\n')

@@ -1,7 +1,6 @@
 """Regions as plain files: a line of JSON per region as images are judged, and at the end all of them in COCO format."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from softpatch.atomic import replacing
+from softpatch.data.paths import path_below
 from softpatch.errors import InputError
 from softpatch.results import Prediction
-from softpatch.review.coco import coco_annotation, coco_image, write_coco
+from softpatch.review.coco import coco_annotation, coco_image, write_coco_file
 from softpatch.scoring.regions import Region
 
 REGIONS, COCO = "regions.jsonl", "regions.json"
@@ -49,9 +49,9 @@ def write_regions_as_coco(folder: Path, images: Sequence[dict[str, Any]], root: 
     for image in images:
         ids.setdefault(image["path"], len(ids) + 1)
     listed = {image["path"]: image for image in images}
-    write_coco(
+    write_coco_file(
         folder / COCO,
-        (coco_image(ids[path], _below(root, path), listed[path]["width"], listed[path]["height"]) for path in ids),
+        (coco_image(ids[path], path_below(root, path), listed[path]["width"], listed[path]["height"]) for path in ids),
         _annotations(folder, ids),
     )
 
@@ -92,7 +92,3 @@ def _is_region(row: Any) -> bool:
     except (TypeError, LookupError):
         return False
     return len(row["box"]) == 4 and len(row["contours"][0]) > 3 and all(type(number) is int for number in numbers)
-
-
-def _below(root: str, path: str) -> str:
-    return os.path.relpath(path, root).replace(os.sep, "/")
