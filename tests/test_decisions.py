@@ -114,6 +114,11 @@ def test_what_is_no_file(tmp_path: Path, name: str) -> None:
         read_decisions(tmp_path / name)
 
 
+def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        read_decisions(tmp_path / ("a" * 300))
+
+
 def test_a_file_that_is_too_large_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / "d.csv").open("wb") as file:
         file.truncate(50_000_001)

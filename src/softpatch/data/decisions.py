@@ -105,9 +105,9 @@ def _finder(refs: Sequence[ImageRef]) -> Callable[[str], set[str]]:
 
     def find(path: str) -> set[str]:
         plain = _plain(path)
+        names = by_name.get(plain) or by_place.get(_absolute(plain)) or by_place.get(_absolute(plain, folder))
         parts = _parts(plain)
-        ending = {name for whole, name in by_file.get(parts[-1], ()) if whole[-len(parts) :] == parts}
-        return by_name.get(plain) or by_place.get(_absolute(plain)) or by_place.get(_absolute(plain, folder)) or ending
+        return names or {name for whole, name in by_file.get(parts[-1], ()) if whole[-len(parts) :] == parts}
 
     return find
 
@@ -134,9 +134,9 @@ def _parts(path: str) -> tuple[str, ...]:
 
 def _text(path: Path) -> str:
     """What a file of decisions holds. Raises `InputError` where it cannot be read."""
-    if not path.is_file():
-        raise InputError(f"{path} is no file; give a CSV or JSON file of decisions")
     try:
+        if not path.is_file():
+            raise InputError(f"{path} is no file; give a CSV or JSON file of decisions")
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
     except OSError as error:

@@ -6,6 +6,7 @@ is imported.
 
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,28 +43,21 @@ def write_fiftyone(audit: FolderAudit, folder: Path) -> None:
 
 
 def _write(images: Sequence[AuditedImage], path: Path, name: Callable[[str], str]) -> None:
+    listed = (coco_image(name(each.path), each.prediction.width, each.prediction.height) for each in images)
     write_coco_file(
-        path,
-        (
-            coco_image(number, name(image.path), image.prediction.width, image.prediction.height)
-            for number, image in enumerate(images, start=1)
-        ),
-        _annotations(images),
+        path, listed, chain.from_iterable(_annotations(number, image) for number, image in enumerate(images, start=1))
     )
 
 
-def _annotations(images: Sequence[AuditedImage]) -> Iterator[dict[str, Any]]:
-    number = 0
-    for of, image in enumerate(images, start=1):
-        outlines = {region.box: region.contours[0] for region in image.prediction.regions()}
-        whole = (0, 0, image.prediction.width, image.prediction.height)
-        found = [(region.box, region.area, region.agreeing) for region in image.regions]
-        for box, area, agreeing in found or [(whole, whole[2] * whole[3], 0)]:
-            number += 1
-            suspicion = round(image.suspicion, 4)
-            outline = outlines.get(box, _corners(box))
-            annotation = coco_annotation(number, of, box, area, outline, suspicion)
-            yield {**annotation, "attributes": {"suspicion": suspicion, "agreeing": agreeing}}
+def _annotations(number: int, image: AuditedImage) -> Iterator[dict[str, Any]]:
+    """The regions of an image with the id `number`, as outlined in its prediction, where that outlines them."""
+    outlines = {region.box: region.contours[0] for region in image.prediction.regions()}
+    whole = (0, 0, image.prediction.width, image.prediction.height)
+    suspicion = round(image.suspicion, 4)
+    found = [(region.box, region.area, region.agreeing) for region in image.regions]
+    for box, area, agreeing in found or [(whole, whole[2] * whole[3], 0)]:
+        annotation = coco_annotation(number, box, area, outlines.get(box, _corners(box)), suspicion)
+        yield {**annotation, "attributes": {"suspicion": suspicion, "agreeing": agreeing}}
 
 
 def _corners(box: Box) -> tuple[tuple[int, int], ...]:
