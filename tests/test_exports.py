@@ -62,6 +62,7 @@ def test_a_dataset_of_fiftyone_names_images_where_they_are(audit: FolderAudit, t
     coco = json.loads((tmp_path / "dataset/labels.json").read_text())
     assert [image["file_name"] for image in coco["images"]] == [str(tmp_path / name) for name in NAMES[:3]]
     assert len(coco["annotations"]) == 6
+    assert list((tmp_path / "dataset/data").iterdir()) == []
     refs = [file_ref(tmp_path / name) for name in NAMES]
     decided = decisions_for(read_decisions(tmp_path / "dataset/labels.json"), refs)
     assert decided == dict.fromkeys((str(tmp_path / name) for name in NAMES[:3]), "reject")

@@ -37,9 +37,10 @@ def write_coco(audit: FolderAudit, path: Path) -> None:
 def write_fiftyone(audit: FolderAudit, folder: Path) -> None:
     """Write the suspects as `labels.json` in `folder`, a COCODetectionDataset of FiftyOne, as `write_coco` does.
 
-    It names images by their absolute paths, so they need not be copied.
+    It names images by their absolute paths, so that the folder `data`, which FiftyOne asks for, stays empty.
     """
     _write(suspects(audit), folder / "labels.json", os.path.abspath)
+    (folder / "data").mkdir(exist_ok=True)
 
 
 def _write(images: Sequence[AuditedImage], path: Path, name: Callable[[str], str]) -> None:
