@@ -13,7 +13,7 @@ from torch import Tensor
 
 from softpatch.atomic import replacing
 from softpatch.config import OVERLAY_STYLES, OverlayStyle
-from softpatch.results import Prediction, Verdict, mask_to_original
+from softpatch.results import Prediction, Verdict
 
 _LARGEST_OVERLAY = 16_000_000  # pixels
 _SMALLEST_SIDE = 256  # of a panel, in pixels; smaller images are enlarged
@@ -48,7 +48,7 @@ def save_overlay(image: Tensor, prediction: Prediction, path: Path, *, style: Ov
         image = _at_least(image, _SMALLEST_SIDE)
     height, width = image.shape[1:]
     anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
-    mask = mask_to_original(prediction.framing, prediction.mask, width, height)
+    mask = prediction.mask_at_size(width, height)
     drawn = Image.fromarray(overlay(image, anomaly_map, prediction.map_threshold, mask))
     if style != "plain":
         drawn = _with_caption(Image.fromarray(_pixels(image.permute(1, 2, 0).numpy())), drawn, prediction)
