@@ -168,10 +168,15 @@ class Detector:
         refs: Sequence[ImageRef],
         *,
         threshold: float | None = None,
+        numbers: Mapping[str, int] | None = None,
         on_skip: Callable[[SkippedImage], None] | None = None,
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
-        """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
+        """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`.
+
+        `numbers`, by the images' names, are those of training images, or -1 for others: each is judged as if it had
+        given no patch.
+        """
         used = self if threshold is None else self.with_threshold(threshold)
         framing = Framing(self.settings.resize, self.settings.crop)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
@@ -189,13 +194,13 @@ class Detector:
             for batch, sizes, images in batches
         )
         for batch, sizes, embeddings in one_ahead(embedded):
-            image_scores, peaks, patch_scores = self.banks.score(embeddings)
+            owners = None if numbers is None else torch.tensor([numbers[ref.name] for ref in batch])
+            owners = None if owners is None else owners.to(embeddings.device)
+            image_scores, peaks, patch_scores = self.banks.score(embeddings, owners=owners)
             maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy()
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
-                row, column = divmod(int(peaks[i]), columns)
-                x, y = (column + 0.5) * size / columns - 0.5, (row + 0.5) * size / rows - 0.5
-                peak_x, peak_y = framing.to_original(x, y, width, height)
+                peak_x, peak_y = framing.patch_to_original(int(peaks[i]), self.grid, width, height)
                 yield Prediction(
                     path=ref.name,
                     image_score=float(image_scores[i]),

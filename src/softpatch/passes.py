@@ -54,12 +54,14 @@ def first_pass(
     folder: Path,
     *,
     on_skip: Callable[[SkippedImage], None] | None,
+    on_images: Callable[[Tensor], None] = lambda _: None,
     progress: Progress,
 ) -> Seen:
     """Look at every image; one that cannot be read goes to `on_skip`, or raises `ImageError` without it.
 
     Of images that are equal as they are seen the first is used, and the others go to `on_skip` if there is one: a copy
-    would vouch for what it shows, and hide from its left-out score.
+    would vouch for what it shows, and hide from its left-out score. What is used goes to `on_images`, batch by batch,
+    as it is seen (B, 3, h, w).
 
     What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before more than a sample is read,
     where even that is not enough.
@@ -72,6 +74,7 @@ def first_pass(
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: dict[bytes, ImageRef] = {}
     for batch, images in _distinct(refs, settings, runtime, usable, on_skip):
+        on_images(images)
         start = (len(usable) - len(batch)) * copies
         embeddings = _embeddings_of_copies(images, symmetries, backbone, settings)
         projected[start : len(usable) * copies] = project(embeddings, settings.projected_dim, settings.seed)
@@ -164,7 +167,8 @@ def _distinct(
             if digest not in seen:
                 seen[digest], new[digest] = ref, number
             elif on_skip:
-                on_skip(SkippedImage(ref.name, f"the same image as {seen[digest].name}"))
+                original = seen[digest].name
+                on_skip(SkippedImage(ref.name, f"the same image as {original}", original))
         if new:
             chosen = list(new.values())
             yield [batch[number] for number in chosen], images if len(chosen) == len(batch) else images[chosen]
