@@ -16,6 +16,7 @@ FLOORS = [
     {"data"},
     {"features"},
     {"memory"},
+    {"training_record"},
     {"stored_model"},
     {"memory_budget", "symmetry"},
     {"passes"},

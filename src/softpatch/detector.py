@@ -37,6 +37,7 @@ from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
 from softpatch.symmetry import NONE, Symmetry, turned_positions
 from softpatch.threads import one_ahead
+from softpatch.training_record import TrainingRecord, training_record
 
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
 
@@ -178,8 +179,8 @@ class Detector:
     `grid` is the patch grid (H, W). `threshold` applies to image scores, as does the lower `check_threshold`, and
     `map_threshold` to anomaly maps. Of each of the `training_images` so many `copies` were learned from, turned and
     mirrored; 1 is the image alone. How many of them look anomalous says `contamination`, None where the settings do not
-    have images compared with each other. `left_out` are the scores that the thresholds were taken from, None in a model
-    written before they were kept.
+    have images compared with each other. `left_out` are the scores that the thresholds were taken from, and `record`
+    says which images were learned from; None in a model written before they were kept.
     """
 
     settings: Settings
@@ -194,6 +195,7 @@ class Detector:
     copies: int
     contamination: Contamination | None
     left_out: LeftOutScores | None
+    record: TrainingRecord | None
 
     @classmethod
     def fit(
@@ -249,7 +251,8 @@ class Detector:
         left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
         thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
-        found = (*astuple(thresholds), len(seen.refs), copies, learned.contamination, left_out)
+        record = training_record(seen.refs, seen.digests, numbers.tolist(), seen.symmetries)
+        found = (*astuple(thresholds), len(seen.refs), copies, learned.contamination, left_out, record)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
     def thresholds_at(self, false_alarm_rate: float) -> Thresholds:
