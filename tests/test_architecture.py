@@ -23,6 +23,7 @@ FLOORS = [
     {"scoring"},
     {"results"},
     {"detector"},
+    {"changes"},
     {"model_file"},
     {"estimator"},
     {"review"},

@@ -112,14 +112,19 @@ class PatchDetector:
             return *patch_scores.max(dim=1), patch_scores
         return *self.classification.highest(embeddings, patch_scores, owners=owners), patch_scores
 
-    def to(self, device: torch.device) -> "PatchDetector":
-        """The same detector on another device."""
-        classification = self.classification.to(device)
+    def with_banks(self, change: Callable[[MemoryBank], MemoryBank]) -> "PatchDetector":
+        """The same detector with both banks changed alike; patches that they share stay shared."""
+        classification = change(self.classification)
         if self.segmentation is self.classification:
             return PatchDetector(classification, classification)
+        segmentation = change(self.segmentation)
         if self.segmentation.patches is self.classification.patches:
-            return PatchDetector(classification, classification.with_radii(self.segmentation.radii.to(device)))
-        return PatchDetector(classification, self.segmentation.to(device))
+            segmentation = classification.with_radii(segmentation.radii)
+        return PatchDetector(classification, segmentation)
+
+    def to(self, device: torch.device) -> "PatchDetector":
+        """The same detector on another device."""
+        return self.with_banks(lambda bank: bank.to(device))
 
 
 def choose_banks(
@@ -346,11 +351,10 @@ def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:
 
 
 def _need_images(count: int, settings: Settings) -> None:
-    # an image is compared with others; LOF wants K of them
-    needed = settings.lof_neighbors + 1 if "lof" in settings.noise_names else 3
-    if count < needed:
+    if count < settings.fewest_images:
         raise InputError(
-            f"{count} usable training images are too few; these settings need at least {needed}, better 50 or more"
+            f"{count} usable training images are too few; these settings need at least {settings.fewest_images}, "
+            "better 50 or more"
         )
 
 

@@ -55,6 +55,13 @@ def training_record(
     return TrainingRecord(folder, names, tuple(digests), tuple(calibrated), tuple(symmetries))
 
 
+def with_images(record: TrainingRecord, added: TrainingRecord) -> TrainingRecord:
+    """The record of older images and of others, `added`, whose numbers in `calibrated` go on from them."""
+    folder, names = below_common_folder([*record.paths, *added.paths])
+    digests, calibrated = record.digests + added.digests, record.calibrated + added.calibrated
+    return TrainingRecord(folder, names, digests, calibrated, record.symmetries)
+
+
 def below_common_folder(paths: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
     """The folder that all absolute paths share, and their names below it; None and the paths where they share none."""
     try:
