@@ -35,6 +35,7 @@ from softpatch.results import Prediction, is_unlike_training
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
 from softpatch.threads import one_ahead
+from softpatch.training_record import TrainingRecord, training_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +45,8 @@ class Detector:
     `grid` is the patch grid (H, W). `threshold` applies to image scores, as does the lower `check_threshold`, and
     `map_threshold` to anomaly maps. Of each of the `training_images` so many `copies` were learned from, turned and
     mirrored; 1 is the image alone. How many of them look anomalous says `contamination`, None where the settings do not
-    have images compared with each other. `left_out` are the scores that the thresholds were taken from, None in a model
-    written before they were kept.
+    have images compared with each other. `left_out` are the scores that the thresholds were taken from, and `record`
+    says which images were learned from; None in a model written before they were kept.
     """
 
     settings: Settings
@@ -60,6 +61,7 @@ class Detector:
     copies: int
     contamination: Contamination | None
     left_out: LeftOutScores | None
+    record: TrainingRecord | None
 
     @classmethod
     def fit(
@@ -129,7 +131,9 @@ class Detector:
             left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
         thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
-        found = (*astuple(thresholds), count, copies, learned.contamination, left_out)
+        learned_from = slice(rejected, None)
+        record = training_record(seen.refs[learned_from], seen.digests[learned_from], numbers.tolist(), seen.symmetries)
+        found = (*astuple(thresholds), count, copies, learned.contamination, left_out, record)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
     def thresholds_at(self, false_alarm_rate: float) -> Thresholds:

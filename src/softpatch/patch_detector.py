@@ -135,16 +135,20 @@ class PatchDetector:
             found.append(embeddings.gather(1, positions[:, :, None].expand(-1, -1, embeddings.shape[2]))[odd])
         return replace(self, known_bad=torch.cat(found)) if found else self
 
+    def with_banks(self, change: Callable[[MemoryBank], MemoryBank]) -> "PatchDetector":
+        """The same detector with both banks changed alike; patches that they share stay shared."""
+        classification = change(self.classification)
+        if self.segmentation is self.classification:
+            return replace(self, classification=classification, segmentation=classification)
+        segmentation = change(self.segmentation)
+        if self.segmentation.patches is self.classification.patches:
+            segmentation = classification.with_radii(segmentation.radii)
+        return replace(self, classification=classification, segmentation=segmentation)
+
     def to(self, device: torch.device) -> "PatchDetector":
         """The same detector on another device."""
-        classification = self.classification.to(device)
         known_bad = None if self.known_bad is None else self.known_bad.to(device)
-        if self.segmentation is self.classification:
-            return PatchDetector(classification, classification, known_bad)
-        if self.segmentation.patches is self.classification.patches:
-            radii = self.segmentation.radii.to(device)
-            return PatchDetector(classification, classification.with_radii(radii), known_bad)
-        return PatchDetector(classification, self.segmentation.to(device), known_bad)
+        return replace(self.with_banks(lambda bank: bank.to(device)), known_bad=known_bad)
 
 
 def _raised(scores: Tensor, near: Tensor) -> Tensor:
@@ -215,11 +219,10 @@ def choose_banks(
 
 def need_images(count: int, settings: Settings) -> None:
     """Raise `InputError` where so many images are fewer than the discriminators need."""
-    # an image is compared with others; LOF wants K of them
-    needed = settings.lof_neighbors + 1 if "lof" in settings.noise_names else 3
-    if count < needed:
+    if count < settings.fewest_images:
         raise InputError(
-            f"{count} usable training images are too few; these settings need at least {needed}, better 50 or more"
+            f"{count} usable training images are too few; these settings need at least {settings.fewest_images}, "
+            "better 50 or more"
         )
 
 
