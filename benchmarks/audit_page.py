@@ -5,15 +5,14 @@ page of a small contaminated folder of the demo's product looks like, with heat 
 """
 
 import argparse
-import os
-import shutil
-import sys
 import tempfile
-from collections.abc import Callable
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from browser import running_browser
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects, gaussian_filter, label
 from torch import Tensor
@@ -26,7 +25,13 @@ from softpatch.review.audit import AuditedImage, AuditedRegion, Counterpart, Fol
 from softpatch.review.audit_page import PAGE, write_audit_page
 from softpatch.review.questions import Hypotheses, believe
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
 HYPOTHESES = Hypotheses(np.arange(0.0, 6.0, 0.5), np.full(12, 2.0), np.full(12, 1 / 12))
+_EXACT = ("--enable-precise-memory-info", "--js-flags=--expose-gc")
+_SCROLL = "(place) => new Promise((done) => { scrollTo(0, place); requestAnimationFrame(done); })"
+_ANSWER = "(() => { const from = performance.now(); toggle(0, 'reject'); return performance.now() - from; })()"
 SIDE = 64  # of a made-up picture
 
 
@@ -103,22 +108,72 @@ def _defect(kind: str, rng: np.random.Generator) -> Defect:
 
 def _boxes(mask: NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
     """The two largest pieces of a mask."""
-    pieces = sorted(find_objects(label(gaussian_filter(mask.astype(float), 2) > 0.1)[0]), key=lambda at: -mask[at].sum())
+    pieces = sorted(
+        find_objects(label(gaussian_filter(mask.astype(float), 2) > 0.1)[0]), key=lambda at: -mask[at].sum()
+    )
     return [(across.start, down.start, across.stop, down.stop) for down, across in pieces[:2]]
 
 
 def draw(picture: Path) -> None:
     """Draw the page of `product_audit` with an image open, as PNG."""
-    from playwright.sync_api import sync_playwright
-
     audit, pictures = product_audit()
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
+    with tempfile.TemporaryDirectory() as folder, running_browser() as browser:
         write_audit_page(audit, Path(folder), pictures.__getitem__)
-        browser = playwright.chromium.launch(executable_path=chromium(), args=OPTIONS)
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto((Path(folder) / PAGE).as_uri())
         for key in ("r", "ArrowRight", "r", "n", "k", "Home", "Enter"):
             page.keyboard.press(key)
         page.wait_for_function("[...document.images].every((each) => each.complete)")
         page.screenshot(path=picture)
-        browser.close()
+
+
+def measured(images: int) -> list[tuple[str, str]]:
+    """What it costs to write, open, scroll through and answer on the page of so many images: lines of a table."""
+    audit = made_up_audit([f"{number:05d}.png" for number in range(images)], anomalous=images // 10)
+    with tempfile.TemporaryDirectory() as folder, running_browser(*_EXACT) as browser:
+        start = time.perf_counter()
+        write_audit_page(audit, Path(folder), one_picture)
+        rows = [("writing all", f"{time.perf_counter() - start:.1f} s")]
+        rows.append(("the page alone", f"{(Path(folder) / PAGE).stat().st_size / 1e6:.1f} MB"))
+        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page.goto((Path(folder) / PAGE).as_uri())
+        paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+        rows.append(("first paint with content", f"{paint:.0f} ms"))
+        rows.append(("JavaScript heap, cards: at first", _held(page)))
+        height = page.evaluate("document.body.scrollHeight")
+        for place in range(0, height, max(600, height // 200)):
+            page.evaluate(
+                "(place) => new Promise((done) => { scrollTo(0, place); requestAnimationFrame(done); })", place
+            )
+        rows.append(("scrolled to the end", _held(page)))
+        page.evaluate("goToNextQuestion()")
+        answer = page.evaluate(
+            "(() => { const from = performance.now(); toggle(0, 'reject'); return performance.now() - from; })()"
+        )
+        rows.append(("one answer, and what is believed then", f"{answer:.0f} ms"))
+    return rows
+
+
+def _held(page: "Page") -> str:
+    page.evaluate("window.gc?.()")
+    heap = page.evaluate("performance.memory.usedJSHeapSize") / 1e6
+    return f"{heap:.1f} MB, {page.locator('.card').count()} cards"
+
+
+def main() -> None:
+    """Measure and print, or draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, nargs="+", default=[300, 10_000])
+    parser.add_argument("--picture", type=Path)
+    given = parser.parse_args()
+    if given.picture:
+        draw(given.picture)
+        return
+    for images in given.images:
+        print(f"{images:,} images")
+        for what, value in measured(images):
+            print(f"  {what:40} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -73,7 +73,9 @@ def write_audit_page(
             obsolete = sorted(set(_pictures(folder)) - set(pictures))
             move_together(new, [*pictures, Path(PAGE)], folder, obsolete)  # the page comes last
     except OSError as error:
-        raise InputError(f"cannot write {folder}: {error.strerror or error}; choose a folder you may write to") from error
+        raise InputError(
+            f"cannot write {folder}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
 
 
 def _write(audit: FolderAudit, images: list[dict[str, Any]], title: str, folder: Path) -> None:

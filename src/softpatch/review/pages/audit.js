@@ -75,6 +75,7 @@ function update() {
     : `${decisions.size} answered; no answer left would teach much.`;
   byId('answered').value = decisions.size / Math.max(1, decisions.size + open);
   byId('undo').disabled = !steps.length;
+  byId('save').disabled = !decisions.size;
   byId('next').disabled = byId('detail-next').disabled = decisions.size === images.length;
   if (['unanswered', ...DECISIONS].includes(byId('filter').value)) arrange();
   else refreshCards();

@@ -21,9 +21,10 @@ function beliefText(number) {
   if (decision === 'keep') return 'kept: good';
   if (decision === 'reject') return 'rejected: anomalous';
   const suspicion = belief.suspicion[number];
+  if (decision === 'unsure') return `unsure (${percent(suspicion)})`;
   const words = [[0.95, 'almost certainly anomalous'], [0.65, 'probably anomalous'], [0.35, 'may be either'],
     [0.05, 'probably good'], [-1, 'almost certainly good']].find(([least]) => suspicion >= least)[1];
-  return `${percent(suspicion)}: ${decision ? 'unsure, ' : ''}${words}`;
+  return `${percent(suspicion)}: ${words}`;
 }
 
 function marginText(image) {
