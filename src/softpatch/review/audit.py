@@ -6,7 +6,7 @@ it, is the belief (`softpatch.memory.belief`).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 
@@ -85,7 +85,7 @@ class FolderAudit:
     groups: tuple[ImageGroup, ...]
     belief: Belief
     hypotheses: Hypotheses
-    decisions: Mapping[str, Decision]
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
 
 
 def audit_folder(

@@ -7,28 +7,46 @@ A content security policy allows the page's own scripts, by their digests, and n
 import base64
 import hashlib
 import json
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from softpatch import __version__
 from softpatch.atomic import replacing
 
 _POLICY = "default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'"
 _IN_JSON = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def write_page(path: Path, template: str, *, scripts: tuple[str, ...] = (), data: Any = None, **values: Any) -> None:
+def write_page(
+    path: Path,
+    template: str,
+    *,
+    styles: tuple[str, ...] = (),
+    scripts: tuple[str, ...] = (),
+    data: Any = None,
+    **values: Any,
+) -> None:
     """Write a page, whole or not at all.
 
-    `template` and `scripts` are names of files in `review/pages/`; the template extends `base.html` and takes `values`.
-    The scripts find `data` in the element `#data`.
+    `template`, `styles` and `scripts` are names of files in `review/pages/`; the template extends `base.html` and takes
+    `values`, among them the page's `title`. The styles come after those of all pages; the scripts find `data` in the
+    element `#data`.
     """
-    page = render_page(template, scripts=scripts, data=data, **values)
+    page = render_page(template, styles=styles, scripts=scripts, data=data, **values)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def render_page(template: str, *, scripts: tuple[str, ...] = (), data: Any = None, **values: Any) -> str:
+def render_page(
+    template: str,
+    *,
+    styles: tuple[str, ...] = (),
+    scripts: tuple[str, ...] = (),
+    data: Any = None,
+    **values: Any,
+) -> str:
     """The page as text; see `write_page`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
@@ -43,13 +61,12 @@ def render_page(template: str, *, scripts: tuple[str, ...] = (), data: Any = Non
     environment.filters["text"] = visible_text
     code = [_file(name) for name in scripts]
     digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in code]
-    policy = (
-        f"default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'; script-src {_sources(digests)}"
-    )
     return environment.get_template(template).render(
         **values,
-        policy=policy,
-        style=Markup(_file("style.css")),
+        version=__version__,
+        date=datetime.now(UTC).date().isoformat(),
+        policy=f"{_POLICY}; script-src {_sources(digests)}",
+        style=Markup("".join(_file(name) for name in ("style.css", *styles))),
         scripts=[Markup(each) for each in code],
         data=Markup(data_in_page(data)),
     )
