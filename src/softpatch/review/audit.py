@@ -13,7 +13,6 @@ from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import PRESETS, Settings
@@ -27,7 +26,7 @@ from softpatch.memory.selection import judge_patches
 from softpatch.passes import Seen, first_pass
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
-from softpatch.review.groups import ImageGroup, Quality, find_groups, image_quality
+from softpatch.review.groups import ImageGroup, Looks, find_groups, image_looks
 from softpatch.scoring.regions import Box, Region
 
 _MOST_REGIONS = 5  # of an image, the highest
@@ -103,7 +102,7 @@ def audit_folder(
     """
     settings = audit_settings(detector.settings)
     skipped: list[SkippedImage] = []
-    quality: list[Tensor] = []
+    pictures: list[Looks] = []
 
     def skip(image: SkippedImage) -> None:
         skipped.append(image)
@@ -119,7 +118,7 @@ def audit_folder(
             detector.runtime,
             Path(folder),
             on_skip=skip if on_skip else None,
-            on_images=lambda images: quality.append(image_quality(images)),
+            on_images=lambda images: pictures.append(image_looks(images)),
             progress=progress,
         )
         if len(seen.refs) < _FEWEST:
@@ -134,6 +133,7 @@ def audit_folder(
         answers = {n: decided[n] == "reject" for n in decided if decided[n] in ("keep", "reject")}
         belief = believe(evidence, hypotheses, answers)
         compared = compare_regions(detector, seen, audit, predictions, order, progress=progress)
+        looks = Looks(*(torch.cat(each) for each in zip(*pictures, strict=True)))
         copies = [(image.name, image.copy_of) for image in skipped if image.copy_of]
         images = tuple(
             AuditedImage(
@@ -146,9 +146,7 @@ def audit_folder(
             for place, number in enumerate(order.tolist())
         )
         rank = {number: place for place, number in enumerate(order.tolist())}
-        groups = find_groups(
-            seen, audit, belief, predictions, Quality(*torch.cat(quality).T), compared.peaks, rank, copies
-        )
+        groups = find_groups(seen, audit, belief, predictions, looks, compared.peaks, rank, copies)
     ordered = Belief(belief.suspicion[order], belief.contamination, belief.low, belief.high)
     return FolderAudit(images, groups, ordered, hypotheses, dict(decisions))
 

@@ -23,8 +23,8 @@ GroupKind = Literal["repeated defect", "variant", "copies", "unlike the rest", "
 _SUSPICIOUS = 0.2  # images at least this probably anomalous may share a defect
 _KNOWN_TO = 2  # trusted images that show it too make it a variant rather than a defect
 _SAME_PLACE = 2.0  # patches, at most, from the middle of where others have it
-_NEAR_COPY = 0.25  # of the usual distance to the image that is most similar
-_SOME_POSITIONS = 64  # at which images are compared for that
+_SMALL = 32  # pixels of the side of small pictures
+_NEAR_COPY = 0.12  # of the usual distance to the most similar picture; a shift by 2 pixels of 224 makes 0.3 or more
 _FAR = 6.0  # robust standard deviations, for light and sharpness
 _LEAST_DEVIATION = 0.02  # of light in [0, 1], and of the logarithm of sharpness
 _LIGHT_ABOVE = 0.98  # is lost, as is what is below the rest of it
@@ -43,16 +43,18 @@ class ImageGroup:
     evidence: str
 
 
-class Quality(NamedTuple):
-    """Of N images, (N,) float32 each: mean `light` in [0, 1], the share of it that is lost, and `sharpness` > 0."""
+class Looks(NamedTuple):
+    """Of N images mean `light` (N,) in [0, 1], the share of it that is `lost` (N,), `sharpness` (N,) > 0, and `small`
+    pictures (N, 1024) of them, grey, of mean 0 and norm 1."""
 
     light: Tensor
     lost: Tensor
     sharpness: Tensor
+    small: Tensor
 
 
-def image_quality(images: Tensor) -> Tensor:
-    """Light, lost light and sharpness (B, 3) of images (B, 3, H, W) in [0, 1]; see `Quality`.
+def image_looks(images: Tensor) -> Looks:
+    """How images (B, 3, H, W) in [0, 1] look as pictures; see `Looks`.
 
     Lost is what is nearly black or white. Sharpness is the mean difference of a pixel to the mean of its neighbours,
     beside the standard deviation of all.
@@ -61,8 +63,9 @@ def image_quality(images: Tensor) -> Tensor:
     lost = ((grey > _LIGHT_ABOVE) | (grey < 1 - _LIGHT_ABOVE)).float().mean(dim=(1, 2, 3))
     kernel = grey.new_tensor([[0, 1, 0], [1, -4, 1], [0, 1, 0]])[None, None] / 4
     detail = F.conv2d(grey, kernel).abs().mean(dim=(1, 2, 3))
-    contrast = grey.std(dim=(1, 2, 3))
-    return torch.stack([grey.mean(dim=(1, 2, 3)), lost, detail / contrast.clamp_min(1e-3)], dim=1).cpu()
+    small = F.adaptive_avg_pool2d(grey, _SMALL).flatten(1)
+    small = F.normalize(small - small.mean(dim=1, keepdim=True))
+    return Looks(grey.mean(dim=(1, 2, 3)), lost, detail / grey.std(dim=(1, 2, 3)).clamp_min(1e-3), small)
 
 
 def find_groups(
@@ -70,7 +73,7 @@ def find_groups(
     audit: Audit,
     belief: Belief,
     predictions: Sequence[Prediction],
-    quality: Quality,
+    looks: Looks,
     peaks: Mapping[int, tuple[int, int]],
     rank: Mapping[int, int],
     copies: Sequence[tuple[str, str]],
@@ -82,9 +85,9 @@ def find_groups(
     """
     found = [
         *repeated(seen, audit, belief, peaks),
-        *near_copies(seen.projected),
+        *near_copies(looks.small),
         *odd_ones(seen, predictions),
-        *badly_taken(quality),
+        *badly_taken(looks),
     ]
     groups = [
         ImageGroup(group.kind, tuple(sorted(rank[number] for number in group.images)), group.evidence)
@@ -94,9 +97,8 @@ def find_groups(
     for name in dict.fromkeys(original for _, original in copies):
         others = [copy for copy, original in copies if original == name]
         files = "file is a copy" if len(others) == 1 else "files are copies"
-        groups.append(
-            ImageGroup("copies", (names[name],), f"{len(others)} {files} of it, such as {others[0]}, left out")
-        )
+        evidence = f"{len(others)} other {files} of this image, such as {others[0]}"
+        groups.append(ImageGroup("copies", (names[name],), evidence))
     return tuple(groups)
 
 
@@ -135,25 +137,22 @@ def linked(distances: NDArray[np.float64], reach: float) -> list[list[int]]:
     return sorted((group for group in groups if len(group) > 1), key=lambda group: (-len(group), group))
 
 
-def near_copies(projected: Tensor) -> list[ImageGroup]:
-    """Images much more similar than any others, position by position: taken twice, or saved again."""
-    count, positions, _ = projected.shape
+def near_copies(small: Tensor) -> list[ImageGroup]:
+    """Images much more similar than any others, as small pictures (N, 1024): taken twice, or saved again."""
+    count = len(small)
     if count < _FEWEST:
         return []
-    some = torch.linspace(0, positions - 1, min(positions, _SOME_POSITIONS)).long()
-    described = projected[:, some].flatten(1).float().cpu()
     nearest, indices = torch.full((count,), torch.inf), torch.zeros(count, dtype=torch.int64)
     for start in range(0, count, 256):
-        distances = torch.cdist(described[start : start + 256], described)
+        distances = torch.cdist(small[start : start + 256], small)
         distances[torch.arange(len(distances)), start + torch.arange(len(distances))] = torch.inf
         nearest[start : start + 256], indices[start : start + 256] = distances.min(dim=1)
-    alike = nearest <= _NEAR_COPY * nearest.median()
     groups: list[set[int]] = []
-    for number in alike.nonzero()[:, 0].tolist():
+    for number in (nearest <= _NEAR_COPY * nearest.median()).nonzero()[:, 0].tolist():
         pair = {number, int(indices[number])}
         touching = [group for group in groups if group & pair]
         groups = [group for group in groups if not group & pair] + [pair.union(*touching)]
-    evidence = "{} images are nearly the same, pixel by pixel"
+    evidence = "{} pictures are nearly the same"
     return [ImageGroup("copies", tuple(sorted(group)), evidence.format(len(group))) for group in groups]
 
 
@@ -167,17 +166,18 @@ def odd_ones(seen: Seen, predictions: Sequence[Prediction]) -> list[ImageGroup]:
     grouped = {number for group in smaller for number in group}
     alone = [n for n, prediction in enumerate(predictions) if prediction.is_unlike_training and n not in grouped]
     if alone and len(alone) < len(predictions) / 2:
-        evidence = f"{len(alone)} images differ from the others nearly everywhere"
+        images = "image differs" if len(alone) == 1 else "images differ"
+        evidence = f"{len(alone)} {images} from the others nearly everywhere"
         found.append(ImageGroup("unlike the rest", tuple(alone), evidence))
     return found
 
 
-def badly_taken(quality: Quality) -> list[ImageGroup]:
+def badly_taken(looks: Looks) -> list[ImageGroup]:
     """Images much darker, brighter or less sharp than the others."""
-    if len(quality.light) < _FEWEST:
+    if len(looks.light) < _FEWEST:
         return []
-    light, sharpness = _deviations(quality.light), _deviations(quality.sharpness.clamp_min(1e-4).log())
-    lost = _deviations(quality.lost)
+    light, sharpness = _deviations(looks.light), _deviations(looks.sharpness.clamp_min(1e-4).log())
+    lost = _deviations(looks.lost)
     found: list[ImageGroup] = []
     for kind, chosen, what in (
         ("exposure", (light < -_FAR), "much darker than the others"),
