@@ -53,16 +53,12 @@ def run(
     found: dict[str, float] = {}
     if answers:
         truth = split.train_is_anomalous
-        given, belief = ask(
-            audit_of(train[:: len(symmetries)], settings), truth, answers, asked=asked, seed=settings.seed
-        )
-        found = {
-            "contamination": belief.contamination,
-            "contamination_low": belief.low,
-            "contamination_high": belief.high,
-        }
+        audit = audit_of(train[:: len(symmetries)], settings)
+        for count in (0, answers):
+            given, belief = ask(audit, truth, count, asked=asked, seed=settings.seed)
+            found |= {f"low_after_{count}": belief.low, f"high_after_{count}": belief.high}
         order, given = rejected_first(given, len(truth))
-        train = train.unflatten(0, (-1, len(symmetries)))[order].flatten(0, 1)
+        train = train.view(len(truth), len(symmetries), *train.shape[1:])[order].flatten(0, 1)
     detector = PatchDetector.fit(train, settings, symmetries=symmetries, answers=given, progress=progress)
     fitted = time.perf_counter()
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)

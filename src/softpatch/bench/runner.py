@@ -213,8 +213,8 @@ def _measured(
         refs = tuple(ref for ref, keep in zip(split.train, good, strict=True) if keep)
         learned = replace(split, train=refs, train_is_anomalous=(False,) * len(refs))
     outcome = _run(task, learned, features, task.detector_settings(), progress)
-    labels, *scored = truth.of(split.test, outcome)
-    metrics = {**evaluate_scores(labels, *scored).as_dict(), "missed_at_1": _missed(labels, outcome.image_scores)}
+    scored = truth.of(split.test, outcome)
+    metrics = {**evaluate_scores(*scored).as_dict(), "missed_at_1": _missed(*scored[:2])}
     predicting = features.seconds_per_image + outcome.predict_seconds / len(split.test)
     return {
         **{name: None if value is None else round(value, 5) for name, value in metrics.items()},
@@ -231,7 +231,7 @@ def _measured(
 
 
 def _missed(labels: NDArray[np.bool_], scores: NDArray[np.float32], false_alarms: float = 0.01) -> float | None:
-    """The share of anomalous images that do not score above all but 1 % of the good ones; None where either is absent."""
+    """The share of anomalous images that score no higher than 1 % of the good ones do; None where either is absent."""
     if labels.all() or not labels.any():
         return None
     return float((scores[labels] <= np.quantile(scores[~labels], 1 - false_alarms)).mean())

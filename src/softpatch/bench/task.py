@@ -37,9 +37,9 @@ class Task:
 
     `data` is the folder of the dataset or of the category, seen from where the benchmark is run. `settings` are those
     of `Settings` that differ from the method's own, without backbone, weights and seed, which are the task's. `budget`
-    is for methods that train a network: "paper", or "small" for what a CPU can do. Of so many training images a person who
-    knows the truth `answers` whether they are anomalous, `asked` in the order of an audit's page or at random; this is
-    for methods of the PatchCore family.
+    is for methods that train a network: "paper", or "small" for what a CPU can do. Of so many training images a person
+    who knows the truth `answers` whether they are anomalous, `asked` in the order of an audit's page or at random; this
+    is for methods of the PatchCore family.
     """
 
     data: str
