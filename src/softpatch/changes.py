@@ -153,6 +153,7 @@ def remove_images(detector: Detector, numbers: Sequence[int]) -> Detector:
         names=tuple(record.names[number] for number in staying),
         digests=tuple(record.digests[number] for number in staying),
         calibrated=tuple(place_of[record.calibrated[place]] for place in scored),
+        kept=tuple(place_of[number] for number in record.kept if number in place_of),
     )
     gone = torch.tensor([number in leaving for number in record.calibrated])
     share = float((left_out.image_scores[gone] > detector.check_threshold).float().mean()) if gone.any() else None

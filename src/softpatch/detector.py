@@ -131,8 +131,14 @@ class Detector:
             left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
         thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
-        learned_from = slice(rejected, None)
-        record = training_record(seen.refs[learned_from], seen.digests[learned_from], numbers.tolist(), seen.symmetries)
+        record = training_record(
+            seen.refs[rejected:],
+            seen.digests[rejected:],
+            numbers.tolist(),
+            seen.symmetries,
+            kept=[number - rejected for number, is_anomalous in answers.items() if not is_anomalous],
+            rejected=seen.refs[:rejected],
+        )
         found = (*astuple(thresholds), count, copies, learned.contamination, left_out, record)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 

@@ -50,12 +50,14 @@ def save_detector(detector: Detector, path: Path) -> None:
     if detector.left_out is not None:
         tensors["left_out.image_scores"] = detector.left_out.image_scores.contiguous()
         tensors["left_out.map_peaks"] = detector.left_out.map_peaks.contiguous()
+    if banks.known_bad is not None:
+        tensors["known_bad.patches"] = banks.known_bad.cpu().contiguous()
     record = None
     if detector.record is not None:
         record, digests = stored_record(detector.record)
         tensors["record.digests"] = torch.from_numpy(digests.copy())
     header = {
-        "format_version": FORMAT_VERSION,
+        "format_version": 1 if banks.known_bad is None else FORMAT_VERSION,
         "package_version": softpatch.__version__,
         "settings": asdict(detector.settings),
         "backbone": {
@@ -129,12 +131,13 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
 
 def _banks(stored: StoredModel) -> PatchDetector:
     classification = MemoryBank(*_tensors(stored.classification))
-    if stored.segmentation is stored.classification:
-        return PatchDetector(classification, classification)
-    if stored.segmentation.patches is stored.classification.patches:
-        radii = torch.from_numpy(stored.segmentation.radii)
-        return PatchDetector(classification, classification.with_radii(radii))
-    return PatchDetector(classification, MemoryBank(*_tensors(stored.segmentation)))
+    segmentation = classification
+    if stored.segmentation.patches is not stored.classification.patches:
+        segmentation = MemoryBank(*_tensors(stored.segmentation))
+    elif stored.segmentation is not stored.classification:
+        segmentation = classification.with_radii(torch.from_numpy(stored.segmentation.radii))
+    known_bad = None if stored.known_bad is None else torch.from_numpy(stored.known_bad)
+    return PatchDetector(classification, segmentation, known_bad)
 
 
 def _tensors(record: StoredBank | StoredScores) -> Iterator[Tensor]:

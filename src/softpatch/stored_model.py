@@ -21,7 +21,9 @@ from softpatch.errors import InputError, ModelFileError
 from softpatch.memory.estimate import Contamination
 from softpatch.training_record import TrainingRecord, checked_record
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""The newest that is read. Written is 2 where patches are known to be bad, which older versions would not know of, and
+else 1."""
 HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
 
 
@@ -47,8 +49,8 @@ class StoredScores:
 class StoredModel:
     """A model file's contents; what each means is said of `Detector`.
 
-    `segmentation` is `classification` itself where one bank does for both. `package_version` is the softpatch that
-    wrote the file.
+    `segmentation` is `classification` itself where one bank does for both. `known_bad` are embeddings (B, D).
+    `package_version` is the softpatch that wrote the file.
     """
 
     format_version: int
@@ -66,6 +68,7 @@ class StoredModel:
     contamination: Contamination | None
     classification: StoredBank
     segmentation: StoredBank
+    known_bad: NDArray[np.float16] | None
     left_out: StoredScores | None
     record: TrainingRecord | None
 
@@ -125,6 +128,7 @@ def read_model(path: Path) -> StoredModel:
             contamination=_contamination(header.get("contamination")),
             classification=classification,
             segmentation=segmentation,
+            known_bad=_known_bad(tensors, classification.patches.shape[1]),
             left_out=left_out,
             record=_record(header, tensors, images=images, copies=copies, left_out=left_out),
         )
@@ -210,6 +214,18 @@ def _radii(name: str, tensors: dict[str, NDArray[Any]], weights: NDArray[np.floa
     if radii.dtype != np.float32 or radii.shape != weights.shape or not (radii.min() >= 0 and radii.max() < LARGEST):
         raise ValueError(f"the support radii of its {name} bank are not numbers from 0 on, one for each patch")
     return radii
+
+
+def _known_bad(tensors: dict[str, NDArray[Any]], dim: int) -> NDArray[np.float16] | None:
+    """None where nobody rejected an image."""
+    patches = tensors.get("known_bad.patches")
+    if patches is None:
+        return None
+    if patches.dtype != np.float16 or patches.ndim != 2 or patches.shape[1] != dim or not len(patches):
+        raise ValueError("its patches that are known to be bad are not embeddings like those of its banks")
+    if not max(patches.max(), -patches.min()) < LARGEST:
+        raise ValueError("its patches that are known to be bad are not finite numbers, or absurdly large")
+    return patches
 
 
 def _contamination(values: dict[str, Any] | None) -> Contamination | None:

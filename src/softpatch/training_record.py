@@ -5,7 +5,7 @@ Nothing slow is imported: a model file's record is read without torch.
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +27,9 @@ class TrainingRecord:
     absolute paths and what images in memory are called. `digests` (N) tell the images' prepared pixels apart.
     `calibrated` are the numbers of the images that the left-out scores belong to, in their order. Of each image the
     copies that `symmetries` make were learned from: quarter turns, and whether mirrored before; the image itself first.
+
+    A person found the images with the numbers `kept` to be good, and those `rejected`, which are named as the others
+    are but not among the N, to be anomalous.
     """
 
     folder: str | None
@@ -34,13 +37,23 @@ class TrainingRecord:
     digests: tuple[bytes, ...]
     calibrated: tuple[int, ...]
     symmetries: tuple[tuple[int, bool], ...]
+    kept: tuple[int, ...] = ()
+    rejected: tuple[str, ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
         """Where each image was when it was learned from: an absolute path, or the name of an image in memory."""
+        return self._paths(self.names)
+
+    @property
+    def rejected_paths(self) -> tuple[str, ...]:
+        """The same of the images that were rejected."""
+        return self._paths(self.rejected)
+
+    def _paths(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if self.folder is None:
-            return self.names
-        return tuple(os.path.join(self.folder, *name.split("/")) for name in self.names)  # noqa: PTH118  much quicker
+            return names
+        return tuple(os.path.join(self.folder, *name.split("/")) for name in names)  # noqa: PTH118  much quicker
 
 
 def training_record(
@@ -48,18 +61,31 @@ def training_record(
     digests: Sequence[bytes],
     calibrated: Sequence[int],
     symmetries: Sequence[tuple[int, bool]],
+    *,
+    kept: Sequence[int] = (),
+    rejected: Sequence["ImageRef"] = (),
 ) -> TrainingRecord:
     """The record of images that were learned from; what the others mean is said of `TrainingRecord`."""
-    files = [os.path.abspath(ref.path) if ref.path else None for ref in refs]  # noqa: PTH100  links are kept
-    folder, names = below_common_folder([file or ref.name for file, ref in zip(files, refs, strict=True)])
-    return TrainingRecord(folder, names, tuple(digests), tuple(calibrated), tuple(symmetries))
+    paths = [os.path.abspath(ref.path) if ref.path else ref.name for ref in (*refs, *rejected)]  # noqa: PTH100  links stay
+    folder, names = below_common_folder(paths)
+    learned, bad = names[: len(refs)], names[len(refs) :]
+    return TrainingRecord(
+        folder, learned, tuple(digests), tuple(calibrated), tuple(symmetries), kept=tuple(kept), rejected=bad
+    )
 
 
 def with_images(record: TrainingRecord, added: TrainingRecord) -> TrainingRecord:
     """The record of older images and of others, `added`, whose numbers in `calibrated` go on from them."""
-    folder, names = below_common_folder([*record.paths, *added.paths])
-    digests, calibrated = record.digests + added.digests, record.calibrated + added.calibrated
-    return TrainingRecord(folder, names, digests, calibrated, record.symmetries)
+    learned = [*record.paths, *added.paths]
+    folder, names = below_common_folder([*learned, *record.rejected_paths])
+    return replace(
+        record,
+        folder=folder,
+        names=names[: len(learned)],
+        digests=record.digests + added.digests,
+        calibrated=record.calibrated + added.calibrated,
+        rejected=names[len(learned) :],
+    )
 
 
 def below_common_folder(paths: Sequence[str]) -> tuple[str | None, tuple[str, ...]]:
@@ -76,7 +102,7 @@ def below_common_folder(paths: Sequence[str]) -> tuple[str | None, tuple[str, ..
 def stored_record(record: TrainingRecord) -> tuple[dict[str, Any], NDArray[np.uint8]]:
     """A record as JSON takes it, and its digests (N, 16)."""
     digests = np.frombuffer(b"".join(record.digests), np.uint8).reshape(-1, DIGEST_SIZE)
-    names = ("folder", "names", "calibrated", "symmetries")
+    names = ("folder", "names", "calibrated", "symmetries", "kept", "rejected")
     return {name: getattr(record, name) for name in names}, digests
 
 
@@ -93,6 +119,14 @@ def checked_record(
         raise ValueError("the names of its training images are not paths")
     if folder is not None and any(_leads_out(name) for name in names):
         raise ValueError("the names of its training images lead out of their folder")
+    rejected = values.get("rejected", [])
+    if not isinstance(rejected, list) or not all(map(_is_path, rejected)):
+        raise ValueError("the names of its rejected images are not paths")
+    if folder is not None and any(map(_leads_out, rejected)):
+        raise ValueError("the names of its rejected images lead out of their folder")
+    kept = tuple(values.get("kept", []))
+    if len(set(kept)) != len(kept) or not all(_below(number, images) for number in kept):
+        raise ValueError("the numbers of its kept images are not those of training images")
     if len(names) != images:
         raise ValueError(f"it names {len(names)} of {images} training images")
     if digests.dtype != np.uint8 or digests.shape != (images, DIGEST_SIZE):
@@ -107,7 +141,7 @@ def checked_record(
     sensible = all(_below(turns, 4) and isinstance(mirrored, bool) for turns, mirrored in symmetries)
     if not sensible or len(set(symmetries)) != copies or len(symmetries) != copies or symmetries[0] != (0, False):
         raise ValueError(f"its symmetries do not make {copies} copies of an image")
-    return TrainingRecord(folder, tuple(names), found, calibrated, symmetries)
+    return TrainingRecord(folder, tuple(names), found, calibrated, symmetries, kept, tuple(rejected))
 
 
 def _is_path(value: object) -> bool:

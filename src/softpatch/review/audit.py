@@ -26,7 +26,7 @@ from softpatch.memory.selection import judge_patches
 from softpatch.passes import Seen, first_pass
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
-from softpatch.review.groups import ImageGroup, Looks, find_groups, image_looks
+from softpatch.review.groups import Comparison, ImageGroup, Looks, find_groups, image_looks
 from softpatch.scoring.regions import Box, Region
 
 _MOST_REGIONS = 5  # of an image, the highest
@@ -132,7 +132,7 @@ def audit_folder(
         decided = {n: decisions.get(ref.name) for n, ref in enumerate(seen.refs)}
         answers = {n: decided[n] == "reject" for n in decided if decided[n] in ("keep", "reject")}
         belief = believe(evidence, hypotheses, answers)
-        compared = compare_regions(detector, seen, audit, predictions, order, progress=progress)
+        regions, compared = compare_regions(detector, seen, audit, predictions, order, progress=progress)
         looks = Looks(*(torch.cat(each) for each in zip(*pictures, strict=True)))
         copies = [(image.name, image.copy_of) for image in skipped if image.copy_of]
         images = tuple(
@@ -141,12 +141,12 @@ def audit_folder(
                 float(belief.suspicion[number]),
                 float(evidence[number]),
                 predictions[number],
-                compared.regions[place],
+                regions[place],
             )
             for place, number in enumerate(order.tolist())
         )
         rank = {number: place for place, number in enumerate(order.tolist())}
-        groups = find_groups(seen, audit, belief, predictions, looks, compared.peaks, rank, copies)
+        groups = find_groups(seen, belief, predictions, looks, compared, rank, copies)
     ordered = Belief(belief.suspicion[order], belief.contamination, belief.low, belief.high)
     return FolderAudit(images, groups, ordered, hypotheses, dict(decisions))
 
@@ -171,17 +171,6 @@ def _left_out(detector: Detector, seen: Seen, progress: Progress) -> list[Predic
     return found
 
 
-@dataclass(frozen=True, eq=False)
-class ComparedRegions:
-    """The regions of images in their order, and for the highest one of each that was compared its patch.
-
-    `peaks` are numbers of images, with the position (row-major) of that patch and how many trusted others know it.
-    """
-
-    regions: list[tuple[AuditedRegion, ...]]
-    peaks: dict[int, tuple[int, int]]
-
-
 def compare_regions(
     detector: Detector,
     seen: Seen,
@@ -190,10 +179,11 @@ def compare_regions(
     order: NDArray[np.int64],
     *,
     progress: Progress = silent,
-) -> ComparedRegions:
-    """Find what speaks against each image, how many others show the same, and what it should look like.
+) -> tuple[list[tuple[AuditedRegion, ...]], Comparison]:
+    """Find what speaks against each image, in `order`, how many others show the same, and what it should look like.
 
-    Of the images that are low in the `order` the regions are told, but not looked for in others.
+    Of the images that are low in the order the regions are told, but not looked for in others. Beside the regions of
+    each image gives the comparison of the highest ones.
     """
     outlined = [regions_against(predictions[number]) for number in order.tolist()]
     asked = [(place, k) for place in range(min(_COMPARED, len(order))) for k in range(len(outlined[place]))]
@@ -206,7 +196,6 @@ def compare_regions(
     agreeing, knowing = ((each <= audit.reach).sum(dim=1).tolist() for each in (distances, trusted))
     nearest = trusted.min(dim=1)
     found = [[AuditedRegion(r.box, r.area, r.peak, r.mean, 0, None) for r in regions] for regions in outlined]
-    peaks: dict[int, tuple[int, int]] = {}
     for i, (place, k) in enumerate(asked):
         counterpart = None
         if torch.isfinite(nearest.values[i]):
@@ -215,8 +204,18 @@ def compare_regions(
             box = _box_about(predictions[other], there, detector.grid, outlined[place][k])
             counterpart = Counterpart(seen.refs[other].name, box)
         found[place][k] = replace(found[place][k], agreeing=agreeing[i], counterpart=counterpart)
-        peaks.setdefault(int(owners[i]), (int(positions[i]), knowing[i]))
-    return ComparedRegions([tuple(regions) for regions in found], peaks)
+    highest = [i for i, (_, k) in enumerate(asked) if k == 0]
+    numbers = owners[highest].tolist()
+    first = [outlined[asked[i][0]][0].box for i in highest]
+    boxes = [_in_shares(box, predictions[number]) for box, number in zip(first, numbers, strict=True)]
+    compared = Comparison(numbers, distances[highest], audit.reach, [knowing[i] for i in highest], boxes)
+    return [tuple(regions) for regions in found], compared
+
+
+def _in_shares(box: Box, prediction: Prediction) -> tuple[float, float, float, float]:
+    left, top, right, bottom = box
+    width, height = prediction.width, prediction.height
+    return left / width, top / height, right / width, bottom / height
 
 
 def _position(prediction: Prediction, region: Region, grid: tuple[int, int]) -> int:

@@ -13,7 +13,6 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softpatch.memory.agreement import Audit
 from softpatch.memory.belief import Belief
 from softpatch.memory.groups import image_groups
 from softpatch.passes import Seen
@@ -22,13 +21,28 @@ from softpatch.results import Prediction
 GroupKind = Literal["repeated defect", "variant", "copies", "unlike the rest", "exposure", "blur"]
 _SUSPICIOUS = 0.2  # images at least this probably anomalous may share a defect
 _KNOWN_TO = 2  # trusted images that show it too make it a variant rather than a defect
-_SAME_PLACE = 2.0  # patches, at most, from the middle of where others have it
 _SMALL = 32  # pixels of the side of small pictures
 _NEAR_COPY = 0.12  # of the usual distance to the most similar picture; a shift by 2 pixels of 224 makes 0.3 or more
 _FAR = 6.0  # robust standard deviations, for light and sharpness
 _LEAST_DEVIATION = 0.02  # of light in [0, 1], and of the logarithm of sharpness
 _LIGHT_ABOVE = 0.98  # is lost, as is what is below the rest of it
 _FEWEST = 10  # images, to know what is usual
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The patches that speak most against some images, `numbers` (n), compared with all N.
+
+    `distances` (n, N) float32 are those to each image, by its nearest patch, infinite to the own; within `reach` an
+    image shows the same. So many trusted images do as `knowing` (n) says. `boxes` (n) are the regions about the
+    patches, in shares of the image's sides: left, top, right and bottom.
+    """
+
+    numbers: list[int]
+    distances: Tensor
+    reach: float
+    knowing: list[int]
+    boxes: list[tuple[float, float, float, float]]
 
 
 @dataclass(frozen=True)
@@ -70,21 +84,19 @@ def image_looks(images: Tensor) -> Looks:
 
 def find_groups(
     seen: Seen,
-    audit: Audit,
     belief: Belief,
     predictions: Sequence[Prediction],
     looks: Looks,
-    peaks: Mapping[int, tuple[int, int]],
+    compared: Comparison,
     rank: Mapping[int, int],
     copies: Sequence[tuple[str, str]],
 ) -> tuple[ImageGroup, ...]:
     """All groups of images, whose places in the audit `rank` gives by their numbers.
 
-    `peaks` are positions of the patches that speak most against images, and how many trusted images know each; `copies`
-    are names of images that were left out, and of those they equal.
+    `copies` are names of images that were left out, and of those they equal.
     """
     found = [
-        *repeated(seen, audit, belief, peaks),
+        *repeated(belief, compared),
         *near_copies(looks.small),
         *odd_ones(seen, predictions),
         *badly_taken(looks),
@@ -102,21 +114,18 @@ def find_groups(
     return tuple(groups)
 
 
-def repeated(seen: Seen, audit: Audit, belief: Belief, peaks: Mapping[int, tuple[int, int]]) -> list[ImageGroup]:
+def repeated(belief: Belief, compared: Comparison) -> list[ImageGroup]:
     """Suspicious images that show the same: a defect, or a variant where trusted images show it too."""
-    numbers = [number for number in peaks if belief.suspicion[number] >= _SUSPICIOUS]
-    if len(numbers) < 2:
+    chosen = [place for place, number in enumerate(compared.numbers) if belief.suspicion[number] >= _SUSPICIOUS]
+    if len(chosen) < 2:
         return []
-    positions = [peaks[number][0] for number in numbers]
-    patches = seen.projected[numbers, positions].float().cpu()
-    groups = linked(torch.cdist(patches, patches).double().numpy(), audit.reach)
+    numbers = [compared.numbers[place] for place in chosen]
+    apart = compared.distances[chosen][:, numbers].double().numpy()
     found = []
-    for group in groups:
+    for group in linked(np.maximum(apart, apart.T), compared.reach):
         members = [numbers[i] for i in group]
-        rows, columns = np.divmod(np.array([peaks[number][0] for number in members]), seen.grid[1])
-        apart = max(np.abs(rows - np.median(rows)).max(), np.abs(columns - np.median(columns)).max())
-        where = "at the same place" if apart <= _SAME_PLACE else "at different places"
-        known = int(np.median([peaks[number][1] for number in members]))
+        where = "at the same place" if _overlap([compared.boxes[chosen[i]] for i in group]) else "at different places"
+        known = int(np.median([compared.knowing[chosen[i]] for i in group]))
         if known >= _KNOWN_TO:
             evidence = f"{len(members)} images show the same {where}, and so do {known} images that look good otherwise"
             found.append(ImageGroup("variant", tuple(members), evidence))
@@ -124,6 +133,15 @@ def repeated(seen: Seen, audit: Audit, belief: Belief, peaks: Mapping[int, tuple
             evidence = f"{len(members)} images show the same {where}, and hardly any other image does"
             found.append(ImageGroup("repeated defect", tuple(members), evidence))
     return found
+
+
+def _overlap(boxes: Sequence[tuple[float, float, float, float]]) -> bool:
+    """Whether each box, left, top, right and bottom, shares half of the smaller area with the first."""
+    left, top, right, bottom = np.array(boxes).T
+    width = (np.minimum(right, right[0]) - np.maximum(left, left[0])).clip(0)
+    height = (np.minimum(bottom, bottom[0]) - np.maximum(top, top[0])).clip(0)
+    areas = (right - left) * (bottom - top)
+    return bool((width * height >= np.minimum(areas, areas[0]) / 2).all())
 
 
 def linked(distances: NDArray[np.float64], reach: float) -> list[list[int]]:
@@ -153,7 +171,8 @@ def near_copies(small: Tensor) -> list[ImageGroup]:
         touching = [group for group in groups if group & pair]
         groups = [group for group in groups if not group & pair] + [pair.union(*touching)]
     evidence = "{} pictures are nearly the same"
-    return [ImageGroup("copies", tuple(sorted(group)), evidence.format(len(group))) for group in groups]
+    ordered = sorted(sorted(group) for group in groups)
+    return [ImageGroup("copies", tuple(group), evidence.format(len(group))) for group in ordered]
 
 
 def odd_ones(seen: Seen, predictions: Sequence[Prediction]) -> list[ImageGroup]:
