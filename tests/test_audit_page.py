@@ -67,6 +67,19 @@ def test_the_data_are_those_of_the_audit(tmp_path: Path) -> None:
     assert data["hypotheses"]["weights"] == audit.hypotheses.weights.tolist()
 
 
+def test_paths_are_shown_below_the_folder_that_all_share(tmp_path: Path) -> None:
+    names = [f"/photos/line 3/{name}" for name in ("a/1.png", "a/2.png", "line 3.png")]
+    write_audit_page(made_up_audit(names, anomalous=1), tmp_path, one_picture)
+    images = data_of(tmp_path)["images"]
+    assert [image["path"] for image in images] == ["a/1.png", "a/2.png", "line 3.png"]
+    assert [image["key"] for image in images] == names
+    assert images[0]["regions"][0]["counterpart"] == "line 3.png"
+    assert "images of <bdi" in (page := (tmp_path / PAGE).read_text())
+    assert ">/photos/line 3</bdi>" in page
+    write_audit_page(made_up_audit(["/a/1.png", "b/2.png"], anomalous=1), tmp_path, one_picture)  # no folder in common
+    assert [image["path"] for image in data_of(tmp_path)["images"]] == ["/a/1.png", "b/2.png"]
+
+
 def test_every_kind_of_group_has_words() -> None:
     assert audit_page._KINDS.keys() == set(ImageGroup.__annotations__["kind"].__args__)
 
@@ -158,8 +171,9 @@ def test_an_audit_is_told_from_others_by_paths_and_scores() -> None:
         made_up_audit([*NAMES[:3], "\udcff"], anomalous=2),
         replace(AUDIT, images=(first, *AUDIT.images[1:])),
         replace(AUDIT, images=AUDIT.images[:3]),
+        replace(AUDIT, decisions={"a.png": "keep"}),
     ]
-    assert len({audit_id(each) for each in (AUDIT, *others)}) == 4
+    assert len({audit_id(each) for each in (AUDIT, *others)}) == 5
 
 
 def test_a_threshold_of_zero_has_no_multiples(tmp_path: Path) -> None:

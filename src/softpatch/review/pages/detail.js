@@ -22,8 +22,8 @@ function beliefText(number) {
   if (decision === 'reject') return 'rejected: anomalous';
   const suspicion = belief.suspicion[number];
   if (decision === 'unsure') return `unsure (${percent(suspicion)})`;
-  const words = [[0.95, 'almost certainly anomalous'], [0.65, 'probably anomalous'], [0.35, 'may be either'],
-    [0.05, 'probably good'], [-1, 'almost certainly good']].find(([least]) => suspicion >= least)[1];
+  const words = [[0.95, 'clearly anomalous'], [0.65, 'probably anomalous'], [0.35, 'may be either'],
+    [0.05, 'probably good'], [-1, 'clearly good']].find(([least]) => suspicion >= least)[1];
   return `${percent(suspicion)}: ${words}`;
 }
 
@@ -32,8 +32,8 @@ function marginText(image) {
 }
 
 function agreementText(region) {
-  if (!region.agreeing) return 'no other image shows the same';
-  return region.agreeing === 1 ? '1 other image shows the same' : `${region.agreeing} other images show the same`;
+  if (!region.agreeing) return region.counterpart ? 'No other image shows the same.' : 'Not looked for in other images.';
+  return region.agreeing === 1 ? '1 other image shows the same.' : `${region.agreeing} other images show the same.`;
 }
 
 /* One image, larger */
@@ -72,7 +72,7 @@ function outlines(image) {
 
 function regionFigure(region, place) {
   const section = make('section', { class: 'region' },
-    make('h3', {}, `Region ${place + 1}`), make('p', {}, `${agreementText(region)}.`));
+    make('h3', {}, `Region ${place + 1}`), make('p', {}, agreementText(region)));
   const pair = make('div', { class: 'pair' });
   if (region.crop) {
     pair.append(make('figure', {}, make('img', { src: region.crop, alt: `Region ${place + 1}` }),
