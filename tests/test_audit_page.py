@@ -25,7 +25,7 @@ from softpatch.review.groups import ImageGroup
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from audit_page import made_up_audit, one_picture, prediction, product_audit
+from audit_page import made_up_audit, one_picture, prediction
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
 AUDIT = made_up_audit(NAMES, anomalous=2)
@@ -216,12 +216,3 @@ def test_the_heat_map_is_laid_over_the_whole_image_where_the_crop_is() -> None:
     assert layer[5, :, 3].min() > 100
     assert layer[60:, :, 3].max() == 0
     assert small_heat(replace(answer, anomaly_map=0 * heat)) is None
-
-
-def test_the_picture_of_the_documentation_is_of_our_own_product() -> None:
-    audit, pictures = product_audit(good=5, defective=4)
-    assert len(audit.images) == len(pictures) == 9
-    assert [len(group.images) for group in audit.groups] == [1, 1, 1, 1]
-    suspicions = [image.suspicion for image in audit.images]
-    assert suspicions == sorted(suspicions, reverse=True)
-    assert sum(bool(image.regions) for image in audit.images) == 4

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -443,3 +445,11 @@ def test_of_ten_thousand_images_few_cards_exist(
     assert decided(page) == {0: "reject"}
     page.fill("#search", "09999")
     assert shown(page) == names[-1:]
+
+
+@pytest.mark.usefixtures("browser")
+def test_the_benchmark_of_the_page_runs() -> None:
+    command = [sys.executable, str(Path(__file__).parents[2] / "benchmarks/audit_page.py"), "--images", "12"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "first paint with content" in ran.stdout
+    assert "MB, 12 cards" in ran.stdout
