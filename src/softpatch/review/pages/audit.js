@@ -1,5 +1,6 @@
 'use strict';
-/* The page of an audit: answers, what follows from them, and what keys and buttons do. */
+/* The page of an audit: answers, what follows from them, and what keys and buttons do.
+   The state that the other scripts draw is here; they come before this one and begin nothing by themselves. */
 
 const VERBS = { keep: 'Keep', reject: 'Reject', unsure: 'Unsure' };
 const DONE = { keep: 'Kept', reject: 'Rejected', unsure: 'Unsure of' };
