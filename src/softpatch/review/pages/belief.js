@@ -22,12 +22,14 @@ function believe(evidence, hypotheses, answers) {
   const total = likelihoods.reduce((sum, each) => sum + each, 0);
   const weights = likelihoods.map((each) => each / total);
 
+  const known = new Float64Array(evidence.length).fill(NaN);
+  for (const [number, isAnomalous] of answers) known[number] = Number(isAnomalous);
   const suspicion = new Float64Array(evidence.length);
   const shares = [], variances = [];
   weights.forEach((weight, k) => {
     let share = 0, variance = 0;
     for (let number = 0; number < evidence.length; number += 1) {
-      const p = answers.has(number) ? Number(answers.get(number)) : probability(evidence[number], centres[k], slopes[k]);
+      const p = Number.isNaN(known[number]) ? probability(evidence[number], centres[k], slopes[k]) : known[number];
       suspicion[number] += weight * p;
       share += p / evidence.length;
       variance += p * (1 - p) / evidence.length ** 2;
