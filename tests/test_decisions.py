@@ -158,5 +158,9 @@ def test_paths_of_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         decisions_for({"good/1.png": "keep", "good/3.png": "keep", "x": "keep"}, images)
     with pytest.raises(InputError, match=r"^none of the 4 paths .* not about those of another folder"):
         decisions_for(dict.fromkeys(("/elsewhere/good/1.png", "d/1.png", ".png", ""), "keep"), images)
+    for path in (".", "./", "..", "/", "'", "\0", "good", "ood/1.png", "1.png/", "a" * 5000):
+        with pytest.raises(InputError, match=r"^none of the 1 paths") as raised:
+            decisions_for({path: "keep"}, [*refs("good/2.png"), *refs("good/1.png.bak")])
+        assert len(str(raised.value)) < 600
     with pytest.raises(InputError, match=r"the decisions about 'good/1\.png' are both keep and reject"):
         decisions_for({"good/1.png": "keep", os.path.abspath("good/1.png"): "reject"}, images)  # noqa: PTH100

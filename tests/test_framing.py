@@ -162,8 +162,16 @@ def test_a_peak_comes_back_near_where_its_point_maps(
     assert math.isclose(centre_y, at_y, abs_tol=1 + height / framing.resize / 4)
 
 
-def test_a_box_of_the_crop_covers_its_pixels_of_the_original() -> None:
-    framing = Framing(256, 224)
-    assert framing.box_to_original((0, 0, 224, 224), 256, 512) == (16, 32, 240, 480)
-    assert framing.box_to_original((1, 1, 2, 2), 100, 2560) == (6, 170, 8, 180)  # x from 6.64 to 7.03
-    assert Framing(64, 64).box_to_original((63, 63, 64, 64), 10, 10) == (9, 9, 10, 10)
+def test_what_the_crop_covers_of_the_original() -> None:
+    assert Framing(256, 224).covered(256, 512) == (16, 32, 240, 480)
+    assert Framing(64, 64).covered(10, 3000) == (0, 0, 10, 3000)
+    assert Framing(320, 32).covered(1, 5) == (0, 2, 1, 3)  # less than a pixel, and never none
+
+
+def test_a_box_of_a_map_is_that_of_the_whole() -> None:
+    anomaly_map = np.random.default_rng(0).random((32, 32), dtype=np.float32)
+    for framing, width, height in ((Framing(40, 32), 100, 30), (Framing(32, 32), 7, 300)):
+        left, top, right, bottom = framing.covered(width, height)
+        box = left + 1, top + 3, right - 2, bottom
+        whole = framing.map_to_original(anomaly_map, width, height)[box[1] : box[3], box[0] : box[2]]
+        assert np.allclose(framing.map_in_box(anomaly_map, box, width, height), whole, atol=1e-5)

@@ -47,13 +47,9 @@ def read_decisions(path: Path) -> dict[str, Decision]:
     for name, value in labelled_images(text, path, DECISIONS) if is_json else _rows(text, path):
         decision = next((each for each in DECISIONS if each == value), None)
         if decision is None:
-            raise InputError(
-                f"{path} says {value[:_SHOWN]!r} of {name[:_SHOWN]!r}; a decision is keep, reject or unsure"
-            )
+            raise InputError(f"{path} says {_shown(value)} of {_shown(name)}; a decision is keep, reject or unsure")
         if decisions.setdefault(name, decision) != decision:
-            raise InputError(
-                f"{path} says both {decisions[name]} and {decision} of {name[:_SHOWN]!r}; leave one of them"
-            )
+            raise InputError(f"{path} says both {decisions[name]} and {decision} of {_shown(name)}; leave one of them")
     return decisions
 
 
@@ -73,9 +69,8 @@ def decisions_for(decisions: Mapping[str, Decision], refs: Sequence[ImageRef]) -
             raise InputError(f"{_shown(path)} may be any of {len(names)} images; write more of its path")
         for name in names:
             if found.setdefault(name, decision) != decision:
-                raise InputError(
-                    f"the decisions about {name!r} are both {found[name]} and {decision}; leave one of them"
-                )
+                both = f"{found[name]} and {decision}"
+                raise InputError(f"the decisions about {_shown(name)} are both {both}; leave one of them")
         if not names:
             unknown.append(path)
     if unknown and len(unknown) == len(decisions):
@@ -102,14 +97,14 @@ def _finder(refs: Sequence[ImageRef]) -> Callable[[str], set[str]]:
         place = _utf8(_absolute(ref.path or ref.name))
         by_name[_utf8(ref.name)].add(ref.name)
         by_place[place].add(ref.name)
-        by_file[_parts(place)[-1]].add((_parts(place), ref.name))
+        by_file[_parts(place)[-1:]].add((_parts(place), ref.name))
     folder = _utf8(shared_folder(ref.path or ref.name for ref in refs)) if refs else ""
 
     def find(path: str) -> set[str]:
         plain = _plain(path)
         names = by_name.get(plain) or by_place.get(_absolute(plain)) or by_place.get(_absolute(plain, folder))
         parts = _parts(plain)
-        return names or {name for whole, name in by_file.get(parts[-1], ()) if whole[-len(parts) :] == parts}
+        return names or {name for whole, name in by_file.get(parts[-1:], ()) if whole[-len(parts) :] == parts}
 
     return find
 
@@ -129,9 +124,9 @@ def _utf8(path: str) -> str:
 
 
 def _parts(path: str) -> tuple[str, ...]:
-    """The names in a path, also in one that was written by Windows; an absolute path begins with an empty one."""
-    names = re.split(r"[/\\]", path)
-    return (*names[:1], *(name for name in names[1:] if name not in ("", "."))) if names[0] != "." else tuple(names[1:])
+    """The names in a path, also in one that was written by Windows; an absolute one begins with "/"."""
+    first, *others = re.split(r"[/\\]", path)
+    return tuple(name for name in (first or "/", *others) if name not in ("", "."))
 
 
 def _text(path: Path) -> str:

@@ -1,6 +1,5 @@
 """What of an image the network sees, and where its pixels lie in the original."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,16 +82,6 @@ class Framing:
             round((place + 0.5) * self.resize / side - 0.5) - self.margin for place, side in ((x, width), (y, height))
         )
         return min(max(x_crop, 0), self.crop - 1), min(max(y_crop, 0), self.crop - 1)
-
-    def box_to_original(self, box: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int]:
-        """The pixels of the original image that a box of the crop covers, however little of them.
-
-        Both are left, top, right and bottom in whole pixels, the last two being the first beyond the box.
-        """
-        x_scale, y_scale = width / self.resize, height / self.resize
-        left, top = (math.floor((box[i] + self.margin) * scale) for i, scale in ((0, x_scale), (1, y_scale)))
-        right, bottom = (math.ceil((box[i] + self.margin) * scale) for i, scale in ((2, x_scale), (3, y_scale)))
-        return left, top, min(right, width), min(bottom, height)
 
     def covered(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The pixels of the original image that the crop covers, rounded, at least one: left, top, right and bottom.
