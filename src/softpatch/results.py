@@ -121,6 +121,7 @@ class Prediction:
             "box_right": right,
             "box_bottom": bottom,
             "map_threshold": round(self.map_threshold, 6),
+            "is_unlike_training": self.is_unlike_training,
         }
 
     def __repr__(self) -> str:

@@ -7,28 +7,42 @@ A content security policy allows the page's own scripts, by their digests, and n
 import base64
 import hashlib
 import json
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from softpatch.atomic import replacing
+from softpatch import __version__
+from softpatch.atomic import check_can_write, replacing
+from softpatch.errors import InputError
 
-_POLICY = "default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'"
+_BEGINNING = b"<!doctype html>"
+_GENERATOR = b'<meta name="generator" content="softpatch">'
 _IN_JSON = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
-def write_page(path: Path, template: str, *, scripts: tuple[str, ...] = (), data: Any = None, **values: Any) -> None:
+def write_page(
+    path: Path,
+    template: str,
+    *,
+    styles: tuple[str, ...] = (),
+    scripts: tuple[str, ...] = (),
+    data: Any = None,
+    **values: Any,
+) -> None:
     """Write a page, whole or not at all.
 
-    `template` and `scripts` are names of files in `review/pages/`; the template extends `base.html` and takes `values`.
-    The scripts find `data` in the element `#data`.
+    `template`, `styles` and `scripts` are names of files in `review/pages/`; the template extends `base.html` and takes
+    `values`, the styles follow those of all pages. The scripts find `data` in the element `#data`.
     """
-    page = render_page(template, scripts=scripts, data=data, **values)
+    page = render_page(template, styles=styles, scripts=scripts, data=data, **values)
     with replacing(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
 
-def render_page(template: str, *, scripts: tuple[str, ...] = (), data: Any = None, **values: Any) -> str:
+def render_page(
+    template: str, *, styles: tuple[str, ...] = (), scripts: tuple[str, ...] = (), data: Any = None, **values: Any
+) -> str:
     """The page as text; see `write_page`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
     from markupsafe import Markup
@@ -48,11 +62,24 @@ def render_page(template: str, *, scripts: tuple[str, ...] = (), data: Any = Non
     )
     return environment.get_template(template).render(
         **values,
+        version=__version__,
+        date=f"{datetime.now():%Y-%m-%d %H:%M}",
         policy=policy,
-        style=Markup(_file("style.css")),
+        style=Markup("\n".join(_file(name) for name in ("style.css", *styles))),
         scripts=[Markup(each) for each in code],
         data=Markup(data_in_page(data)),
     )
+
+
+def check_can_replace_page(path: Path) -> None:
+    """Raise `InputError` where a page cannot be written, or a file lies that `write_page` did not write."""
+    check_can_write(path)
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        beginning = file.read(1000)
+    if not beginning.startswith(_BEGINNING) or _GENERATOR not in beginning:
+        raise InputError(f"{path} exists and is no page that softpatch wrote; choose another folder, or move it away")
 
 
 def data_in_page(data: Any) -> str:

@@ -32,6 +32,7 @@ COLUMNS = (
     "box_right",
     "box_bottom",
     "map_threshold",
+    "is_unlike_training",
 )
 """The columns of `predictions.csv`: see `Prediction.as_dict`."""
 
@@ -112,7 +113,8 @@ def check_can_replace_judged(path: Path) -> None:
 
 
 def _csv_row(row: dict[str, Any]) -> dict[str, object]:
-    return {**row, "path": _path_cell(row["path"]), "is_anomalous": str(row["is_anomalous"]).lower()}
+    words = {name: str(value).lower() for name, value in row.items() if isinstance(value, bool)}
+    return {**row, **words, "path": _path_cell(row["path"])}
 
 
 def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
