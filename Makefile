@@ -21,7 +21,7 @@ lint: install
 	$(BIN)/mypy
 
 test: lint site
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 # the numbers and pictures of README.md and docs/, from the rows that are kept and from the demo
 docs: install

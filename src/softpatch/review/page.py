@@ -7,7 +7,7 @@ A content security policy allows the page's own scripts, by their digests, and n
 import base64
 import hashlib
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from softpatch import __version__
 from softpatch.atomic import check_can_write, replacing
 from softpatch.errors import InputError
 
+_POLICY = "default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'"
 _BEGINNING = b"<!doctype html>"
 _GENERATOR = b'<meta name="generator" content="softpatch">'
 _IN_JSON = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
@@ -33,7 +34,8 @@ def write_page(
     """Write a page, whole or not at all.
 
     `template`, `styles` and `scripts` are names of files in `review/pages/`; the template extends `base.html` and takes
-    `values`, the styles follow those of all pages. The scripts find `data` in the element `#data`.
+    `values`, among them the page's `title`. The styles come after those of all pages; the scripts find `data` in the
+    element `#data`.
     """
     page = render_page(template, styles=styles, scripts=scripts, data=data, **values)
     with replacing(path) as temporary:
@@ -41,7 +43,12 @@ def write_page(
 
 
 def render_page(
-    template: str, *, styles: tuple[str, ...] = (), scripts: tuple[str, ...] = (), data: Any = None, **values: Any
+    template: str,
+    *,
+    styles: tuple[str, ...] = (),
+    scripts: tuple[str, ...] = (),
+    data: Any = None,
+    **values: Any,
 ) -> str:
     """The page as text; see `write_page`."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
@@ -57,15 +64,12 @@ def render_page(
     environment.filters["text"] = visible_text
     code = [_file(name) for name in scripts]
     digests = [base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in code]
-    policy = (
-        f"default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'; script-src {_sources(digests)}"
-    )
     return environment.get_template(template).render(
         **values,
         version=__version__,
-        date=f"{datetime.now():%Y-%m-%d %H:%M}",
-        policy=policy,
-        style=Markup("\n".join(_file(name) for name in ("style.css", *styles))),
+        date=datetime.now(UTC).date().isoformat(),
+        policy=f"{_POLICY}; script-src {_sources(digests)}",
+        style=Markup("".join(_file(name) for name in ("style.css", *styles))),
         scripts=[Markup(each) for each in code],
         data=Markup(data_in_page(data)),
     )

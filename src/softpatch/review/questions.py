@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-INTERVAL = (0.05, 0.95)
-"""The quantiles that an interval of the contamination runs between."""
+_QUANTILE = 1.645  # standard deviations about the mean that hold 90 % of a normal curve
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +55,10 @@ def believe(x: NDArray[np.float64], hypotheses: Hypotheses, answers: Mapping[int
     for number, is_anomalous in answers.items():
         each[:, number] = is_anomalous
     shares = each.mean(axis=1)
-    order = np.argsort(shares, kind="stable")
-    reached = np.cumsum(weights[order])
-    low, high = (float(shares[order][np.searchsorted(reached, quantile)]) for quantile in INTERVAL)
-    return Belief(weights @ each, float(weights @ shares), low, high)
+    within = (each * (1 - each)).sum(axis=1) / len(x) ** 2  # variance under each hypothesis
+    share = float(weights @ shares)
+    reach = _QUANTILE * float(np.sqrt(weights @ ((shares - share) ** 2 + within)))
+    return Belief(weights @ each, share, max(0.0, share - reach), min(1.0, share + reach))
 
 
 def next_question(suspicion: NDArray[np.float64], asked: frozenset[int]) -> int | None:
