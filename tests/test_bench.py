@@ -29,9 +29,9 @@ from softpatch.bench.runner import run_tasks
 from softpatch.bench.task import Task, read_tasks, task_of
 from softpatch.cli import main
 from softpatch.config import Runtime
+from softpatch.data.cells import table_cell
 from softpatch.errors import InputError, SoftPatchError
 from softpatch.progress import silent
-from softpatch.review.tables import table_cell
 
 TINY = {"resize": 64, "crop": 64, "coreset_ratio": 0.1, "budget": "small"}
 CPU = Runtime("cpu", workers=1)

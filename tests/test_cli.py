@@ -59,6 +59,8 @@ def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_fold
         "box_right",
         "box_bottom",
         "map_threshold",
+        "width",
+        "height",
     ]
     for row, line in zip(rows, lines, strict=True):
         assert (row["is_anomalous"] == "true") == line["is_anomalous"] == (line["image_score"] > line["threshold"])
@@ -74,6 +76,28 @@ def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_fold
     with Image.open(results / "overlays/good/050.png.png") as overlay:
         assert overlay.size == (64, 64)
     assert not (results / "maps").exists()
+
+
+def test_predict_lists_regions(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r"
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", out, "--regions", "--min-area", "4")
+    assert (code, err) == (0, "")
+    regions = [json.loads(line) for line in (out / "regions.jsonl").read_text().splitlines()]
+    coco = json.loads((out / "regions.json").read_text())
+    rows = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert {region["path"] for region in regions} == {row["path"] for row in rows if row["is_anomalous"]}
+    assert all(region["area"] >= 4 for region in regions)
+    assert [image["file_name"] for image in coco["images"]][:2] == ["blot/100.png", "blot/101.png"]
+    assert [note["area"] for note in coco["annotations"]] == [region["area"] for region in regions]
+    run(capsys, "predict", model, plate_folder / "test", "-o", out)
+    assert not list(out.glob("regions.*"))
+
+
+def test_regions_left_out_must_be_asked_for(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", tmp_path / "r", "--min-area", "4")
+    assert code == 2
+    assert "--min-area 4 leaves out regions, and none are asked for; give --regions too" in err
+    assert not (tmp_path / "r").exists()
 
 
 def test_threshold_can_be_overridden(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:

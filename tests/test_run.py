@@ -16,6 +16,7 @@ from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
 from softpatch.results import Prediction, Verdict
 from softpatch.review.outputs import write_outputs
+from softpatch.review.region_tables import region_lines
 from softpatch.review.run import RECORD, UNFINISHED, Earlier, Run, running
 
 
@@ -57,7 +58,7 @@ def stopped_after(count: int, predictions: Iterable[Prediction]) -> Iterator[Pre
         yield prediction
 
 
-ALL = {"maps": True, "overlays": "side-by-side"}
+ALL = {"maps": True, "overlays": "side-by-side", "min_area": 2}
 
 
 @pytest.mark.parametrize("count", [1, 5, 7])
@@ -70,10 +71,13 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_was_not(
     with pytest.raises(KeyboardInterrupt):
         judged(stopped_after(count, answers), refs, out, **ALL)
     assert [path.name for path in out.iterdir()] == [UNFINISHED]
-    table = out / UNFINISHED / "predictions.jsonl"
+    table, regions = out / UNFINISHED / "predictions.jsonl", out / UNFINISHED / "regions.jsonl"
     assert len(table.read_text().splitlines()) == count
-    with table.open("a") as file:
-        file.write('{"path": "cut sho')
+    with regions.open("a") as file:  # of an image whose row is missing
+        file.write(region_lines(answers[count], 2))
+    for path in (table, regions):
+        with path.open("a") as file:
+            file.write('{"path": "cut sho')
     with pytest.raises(InputError, match="continue it with `resume`, or remove that folder"):
         judged(answers, refs, out, **ALL)
     assert judged(answers, refs, out, earlier="resume", **ALL)[0].total() == 8
@@ -164,6 +168,8 @@ def test_a_record_leads_to_no_file_elsewhere(fitted: SoftPatch, refs: Sequence[I
         ({"maps": False}, "with other maps or overlays"),
         ({"overlays": "plain"}, "with other maps or overlays"),
         ({"model": "model"}, "of another model"),
+        ({"min_area": None}, "with other regions"),
+        ({"min_area": 3}, "with other regions"),
     ],
 )
 def test_only_the_same_run_is_continued(

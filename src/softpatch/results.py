@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softpatch.data.framing import Framing
-from softpatch.scoring.regions import defect_mask, region_at
+from softpatch.errors import InputError
+from softpatch.scoring.regions import Box, Region, connected_regions, contours, defect_mask
 
 UNLIKE_SHARE, UNLIKE_MEDIAN = 0.15, 0.8
 """An image is unlike the training images where more than this share of its anomaly map exceeds the map threshold, or
@@ -69,16 +70,19 @@ class Prediction:
         return defect_mask(self.anomaly_map, self.map_threshold, self._peak)
 
     @property
-    def box(self) -> tuple[int, int, int, int] | None:
+    def box(self) -> Box | None:
         """The region that made the score: left, top, right and bottom in pixels of the original image.
 
         The last two are the first pixels beyond it. None unless the image is anomalous.
         """
         if not self.is_anomalous:
             return None
-        region = region_at(self.anomaly_map, self.map_threshold, self._peak)
-        (top, bottom), (left, right) = (_extent(region, axis) for axis in (0, 1))
-        return self.framing.box_to_original((left, top, right, bottom), self.width, self.height)
+        x, y = self._peak_at_size(self.width, self.height)
+        return next(
+            box
+            for box, region in connected_regions(self.mask_at_original_size())
+            if box[0] <= x < box[2] and box[1] <= y < box[3] and region[y - box[1], x - box[0]]
+        )
 
     @property
     def pred_score(self) -> float:
@@ -101,7 +105,32 @@ class Prediction:
 
     def mask_at_original_size(self) -> NDArray[np.bool_]:
         """The mask over the original image: bool (height, width)."""
-        return mask_to_original(self.framing, self.mask, self.width, self.height)
+        return self.mask_at_size(self.width, self.height)
+
+    def mask_at_size(self, width: int, height: int) -> NDArray[np.bool_]:
+        """The mask over the image at another size: bool (height, width), of an anomalous image never empty.
+
+        It holds the pixel of the peak, however small the image is.
+        """
+        mask = self.framing.mask_to_original(self.mask, width, height)
+        if self.is_anomalous:
+            _include(mask, *self._peak_at_size(width, height))
+        return mask
+
+    def regions(self, *, min_area: int = 0) -> list[Region]:
+        """The connected regions of the mask over the original image, highest peak first.
+
+        Together they are `mask_at_original_size()`; one is the region that made the score, whose box is `box`, though
+        its peak need not be the highest. None unless the image is anomalous. Those of fewer than `min_area` >= 0 pixels
+        are left out. Raises `InputError` for a negative `min_area`.
+        """
+        if min_area < 0:
+            raise InputError(f"`min_area` is {min_area!r}; give a number of pixels, 0 or more")
+        found = [self._region(*each) for each in connected_regions(self.mask_at_original_size())]
+        return sorted(
+            (region for region in found if region.area >= min_area),
+            key=lambda region: (-region.peak, region.peak_y, region.peak_x),
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """What a table says of the image: numbers, text, and None where there is nothing to say."""
@@ -121,6 +150,8 @@ class Prediction:
             "box_right": right,
             "box_bottom": bottom,
             "map_threshold": round(self.map_threshold, 6),
+            "width": self.width,
+            "height": self.height,
             "is_unlike_training": self.is_unlike_training,
         }
 
@@ -133,18 +164,34 @@ class Prediction:
         x, y = self.framing.from_original(self.peak_x, self.peak_y, self.width, self.height)
         return y, x
 
+    def _peak_at_size(self, width: int, height: int) -> tuple[int, int]:
+        """The pixel (x, y) of the peak where the image has another size, within what the crop covers."""
+        left, top, right, bottom = self.framing.covered(width, height)
+        x, y = (self.peak_x + 0.5) * width / self.width, (self.peak_y + 0.5) * height / self.height
+        return min(max(int(x), left), right - 1), min(max(int(y), top), bottom - 1)
 
-def mask_to_original(framing: Framing, mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
-    """Bring a mask of the crop (crop, crop) to the original size (height, width); one that is not empty stays so."""
-    covered = np.nan_to_num(framing.map_to_original(mask.astype(np.float32), width, height))
-    at_original_size: NDArray[np.bool_] = covered > min(0.5, 0.99 * float(covered.max()))
-    return at_original_size
+    def _region(self, box: Box, region: NDArray[np.bool_]) -> Region:
+        values = self.framing.map_in_box(self.anomaly_map, box, self.width, self.height)
+        row, column = np.unravel_index(np.where(region, values, -np.inf).argmax(), region.shape)
+        return Region(
+            box=box,
+            area=int(region.sum()),
+            contours=contours(region, box[0], box[1]),
+            peak=float(values[row, column]),
+            mean=float(values[region].mean()),
+            peak_x=int(column) + box[0],
+            peak_y=int(row) + box[1],
+        )
 
 
-def _extent(region: NDArray[np.bool_], axis: int) -> tuple[int, int]:
-    """The first place along an axis that the region reaches, and the first beyond it."""
-    places = region.nonzero()[axis]
-    return int(places.min()), int(places.max()) + 1
+def _include(mask: NDArray[np.bool_], column: int, row: int) -> None:
+    """Make a pixel true, and what joins it to the nearest one that it touches, if only at a corner."""
+    if mask[row, column]:
+        return
+    top, left = max(0, row - 1), max(0, column - 1)
+    touching = np.argwhere(mask[top : row + 2, left : column + 2]) + np.array([top, left])
+    y, x = min(touching.tolist(), key=lambda each: abs(each[0] - row) + abs(each[1] - column), default=(row, column))
+    mask[min(y, row) : max(y, row) + 1, min(x, column) : max(x, column) + 1] = True
 
 
 def is_unlike_training(anomaly_map: NDArray[np.float32], map_threshold: float) -> bool:

@@ -11,8 +11,8 @@ from statistics import mean, stdev
 from softpatch.bench.methods import METHODS
 from softpatch.bench.rows import Row
 from softpatch.config import Settings
+from softpatch.data.cells import table_cell
 from softpatch.errors import InputError
-from softpatch.review.tables import table_cell
 
 METRICS = {
     "image_auroc": "image AUROC",

@@ -20,6 +20,7 @@ from softpatch.cli.options import (
 )
 from softpatch.cli.paths import check_given, given_paths, load_model
 from softpatch.config import Runtime, check_threshold
+from softpatch.errors import InputError
 
 
 @with_runtime
@@ -29,6 +30,13 @@ def predict(
     output: Output = Path("results"),
     maps: Annotated[bool, typer.Option("--maps", help="Write a float32 TIFF map per image.")] = False,
     overlays: Overlays = None,
+    regions: Annotated[
+        bool,
+        typer.Option("--regions", help="Write every outlined region, with its contours, as JSON and for COCO tools."),
+    ] = False,
+    min_area: Annotated[
+        int | None, typer.Option(min=0, help="Leave out regions of fewer pixels of the original image.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run into the same folder that was stopped.")
     ] = False,
@@ -46,30 +54,40 @@ def predict(
     *,
     runtime: Runtime,
 ) -> None:
-    """Judge images: write tables, and maps and overlays if asked.
+    """Judge images: write tables, and maps, overlays and regions if asked.
 
-    The tables are predictions.csv, predictions.jsonl and skipped.csv.
+    The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json.
     """
     if threshold is not None:
         check_threshold(threshold)
+    if min_area is not None and not regions:
+        raise InputError(f"`min_area` {min_area} leaves out regions, and none are asked for; give `regions` too")
     paths = given_paths(images)
     check_given(model=model, weights=weights, images=paths)
     from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage
     from softpatch.data.inputs import choose_images
     from softpatch.review.outputs import refuse_overwriting, write_outputs
+    from softpatch.review.region_tables import REGION_TABLES
     from softpatch.review.run import Run, running
     from softpatch.review.tables import SKIPPED, TABLES
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
     if not list_only:
-        for name in TABLES:
+        for name in (*TABLES, *(REGION_TABLES if regions else ())):
             check_can_write(output / name)
     chosen = choose_images(paths, "predict", layout=layout, category=category)
     if list_only:
         list_files(chosen)
         return
-    run = Run.of(chosen.refs, model=model, threshold=threshold, maps=maps, overlays=overlays)
+    run = Run.of(
+        chosen.refs,
+        model=model,
+        threshold=threshold,
+        maps=maps,
+        overlays=overlays,
+        min_area=min_area or 0 if regions else None,
+    )
     refuse_overwriting(run, chosen.refs, output, keep=[model])
     skipped: list[SkippedImage] = []
     table: Path | None = None

@@ -81,21 +81,52 @@ class Framing:
         right, bottom = (math.ceil((box[i] + self.margin) * scale) for i, scale in ((2, x_scale), (3, y_scale)))
         return left, top, min(right, width), min(bottom, height)
 
+    def covered(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """The pixels of the original image that the crop covers, rounded, at least one: left, top, right and bottom.
+
+        The last two are the first beyond.
+        """
+        left, top = (round(self.margin * side / self.resize) for side in (width, height))
+        right, bottom = (round((self.margin + self.crop) * side / self.resize) for side in (width, height))
+        return left, top, max(right, left + 1), max(bottom, top + 1)
+
     def map_to_original(self, anomaly_map: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
         """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.
 
         Pixels outside the crop, which the network never saw, are NaN.
         """
-        left, top = (round(self.margin * side / self.resize) for side in (width, height))
-        right, bottom = (round((self.margin + self.crop) * side / self.resize) for side in (width, height))
+        left, top, right, bottom = self.covered(width, height)
+        whole = np.full((height, width), np.nan, dtype=np.float32)
         inside = F.interpolate(
             torch.from_numpy(anomaly_map)[None, None],
-            size=(max(1, bottom - top), max(1, right - left)),
+            size=(bottom - top, right - left),
             mode="bilinear",
             align_corners=False,
         )
-        whole = np.full((height, width), np.nan, dtype=np.float32)
-        whole[top : top + inside.shape[2], left : left + inside.shape[3]] = inside[0, 0].numpy()
+        whole[top:bottom, left:right] = inside[0, 0].numpy()
+        return whole
+
+    def map_in_box(
+        self, anomaly_map: NDArray[np.float32], box: tuple[int, int, int, int], width: int, height: int
+    ) -> NDArray[np.float32]:
+        """What `map_to_original` has in a box of pixels that the crop covers: float32 (bottom - top, right - left)."""
+        left, top, right, bottom = self.covered(width, height)
+        rows = _stretched(anomaly_map, bottom - top, slice(box[1] - top, box[3] - top))
+        return _stretched(rows.T, right - left, slice(box[0] - left, box[2] - left)).T
+
+    def mask_to_original(self, mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
+        """Bring a mask of the crop (crop, crop) to the original size (height, width), bilinear, true above a half.
+
+        Of an original smaller than the crop, what lies between the pixels that are looked at is lost.
+        """
+        left, top, right, bottom = self.covered(width, height)
+        values = mask.astype(np.float32)
+        x = np.flatnonzero(_stretched(values.max(axis=0, keepdims=True).T, right - left) > 0.5)
+        y = np.flatnonzero(_stretched(values.max(axis=1, keepdims=True), bottom - top) > 0.5)
+        whole = np.zeros((height, width), dtype=np.bool_)
+        if len(x) and len(y):  # most of a large image is not reached
+            left, right, top, bottom = x[0] + left, x[-1] + 1 + left, y[0] + top, y[-1] + 1 + top
+            whole[top:bottom, left:right] = self.map_in_box(values, (left, top, right, bottom), width, height) > 0.5
         return whole
 
     def _crop(self, image: Tensor) -> Tensor:
@@ -105,3 +136,11 @@ class Framing:
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
+
+
+def _stretched(values: NDArray[np.float32], size: int, places: slice = slice(None)) -> NDArray[np.float32]:
+    """Rows of `values` (n, ...) stretched to `size` rows, bilinear, of which those at `places` are computed."""
+    position = np.maximum((np.arange(size)[places] + 0.5) * len(values) / size - 0.5, 0)
+    before = position.astype(np.intp)
+    share = (position - before).astype(np.float32)[:, None]
+    return values[before] * (1 - share) + values[np.minimum(before + 1, len(values) - 1)] * share

@@ -14,7 +14,7 @@ from softpatch.errors import ImageError, InputError, SoftPatchError
 from softpatch.results import Prediction, Verdict
 from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.run import RECORD, Run, Unfinished
-from softpatch.review.tables import SKIPPED, TABLES, prediction_tables, write_skipped
+from softpatch.review.tables import SKIPPED, prediction_tables, write_skipped
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -38,7 +38,7 @@ def write_outputs(
     by_name = {ref.name: (ref, _state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter(row["verdict"] for row in unfinished.rows)
     unlike = 0
-    with prediction_tables(unfinished.folder) as write:
+    with prediction_tables(unfinished.folder, min_area=run.min_area) as write:
         for prediction in predictions:
             try:
                 _draw(prediction, *by_name[prediction.path], run, unfinished.folder)
@@ -76,7 +76,7 @@ def refuse_overwriting(run: Run, refs: Sequence[ImageRef], folder: Path, keep: S
 
     Results are the tables, and per image a map and an overlay if asked: `maps/good/000.png.tiff`.
     """
-    results = [Path(name) for name in (*TABLES, RECORD)] + [each for ref in refs for each in run.pictures(ref.name)]
+    results = [Path(name) for name in (*run.tables, RECORD)] + [each for ref in refs for each in run.pictures(ref.name)]
     kept = {os.path.realpath(path): path for path in (*keep, *(ref.path for ref in refs if ref.path))}
     targets = {os.path.realpath(folder / result): folder / result for result in results}
     for target, result in targets.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softpatch.atomic import replacing
 from softpatch.config import OVERLAY_STYLES, OverlayStyle
-from softpatch.results import Prediction, Verdict, mask_to_original
+from softpatch.results import Prediction, Verdict
 
 _LARGEST_OVERLAY = 16_000_000  # pixels
 _SMALLEST_SIDE = 256  # of a panel, in pixels; smaller images are enlarged
@@ -72,7 +72,7 @@ def _under_heat(image: Tensor, prediction: Prediction) -> Image.Image:
     """The image (3, H, W), of whatever size, under the prediction's heat map."""
     height, width = image.shape[1:]
     anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
-    mask = mask_to_original(prediction.framing, prediction.mask, width, height)
+    mask = prediction.mask_at_size(width, height)
     return Image.fromarray(overlay(image, anomaly_map, prediction.map_threshold, mask))
 
 

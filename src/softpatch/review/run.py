@@ -11,7 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +20,8 @@ from softpatch.config import OVERLAY_STYLES, OverlayStyle
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import ImageRef
 from softpatch.errors import InputError
-from softpatch.review.tables import COLUMNS, CSV, SKIPPED, write_tables
+from softpatch.review.region_tables import REGION_TABLES, keep_regions, write_regions_as_coco
+from softpatch.review.tables import COLUMNS, CSV, SKIPPED, TABLES, write_tables
 
 RECORD = "run.json"
 """What was judged, and how, in a folder of results."""
@@ -37,7 +38,8 @@ class Run:
     """What two runs have to share for one to continue the other.
 
     `model` and `images` are digests, of the model file and of the images' names; `root` is the folder that all images
-    share, and results are named by the path below it.
+    share, and results are named by the path below it. `min_area` is that of the regions that are listed, None where
+    none are.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Run:
     maps: bool
     overlays: OverlayStyle | None
     root: str
+    min_area: int | None = None
 
     @classmethod
     def of(
@@ -56,12 +59,19 @@ class Run:
         threshold: float | None = None,
         maps: bool = False,
         overlays: OverlayStyle | None = None,
+        min_area: int | None = None,
     ) -> "Run":
         """The run that judges `refs` by the detector in the file `model`."""
         names = "\0".join(ref.name for ref in refs)
         root = os.path.commonpath([os.path.dirname(os.path.abspath(ref.name)) for ref in refs])  # noqa: PTH100, PTH120  no ".."
         digest = hashlib.sha256(os.fsencode(names)).hexdigest()
-        return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root)
+        return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """The names of all that this run writes beside pictures, last the one that says that a folder holds results."""
+        regions = () if self.min_area is None else REGION_TABLES
+        return (*regions, SKIPPED, CSV, PREDICTIONS)
 
     def picture(self, kind: str, path: str) -> Path:
         """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
@@ -124,10 +134,13 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
         raise InputError(f"cannot write {place}: {error.strerror}; choose a folder you may write to") from error
     try:
         _write_record(place, asdict(run))
-        write_tables(rows, place)
+        _write_all(rows, place, run)
         yield Unfinished(place, rows)
+        judged = sorted(_rows(place), key=lambda row: places[row["path"]])
         if rows:  # what was left out before may have been judged now, behind what comes after it
-            write_tables(sorted(_rows(place), key=lambda row: places[row["path"]]), place)
+            _write_all(judged, place, run)
+        if run.min_area is not None:
+            write_regions_as_coco(place, judged, run.root)
         _write_record(place, {**asdict(run), "is_complete": True})
     except BaseException:
         if not _rows(place):
@@ -136,10 +149,22 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
     _put_in_place(folder)
 
 
+def _write_all(rows: Sequence[dict[str, Any]], place: Path, run: Run) -> None:
+    """Write the tables anew, of rows and of the regions of their images."""
+    if run.min_area is not None:
+        keep_regions(place, [row["path"] for row in rows])
+    write_tables(rows, place)
+
+
 def _check_same(stopped: dict[str, Any] | None, run: Run, folder: Path) -> None:
     if stopped is None:
         raise InputError(f"no run into {folder} was stopped, so there is nothing to continue; leave `resume` away")
-    words = {"model": "of another model", "images": "of other images", "threshold": "at another threshold"}
+    words = {
+        "model": "of another model",
+        "images": "of other images",
+        "threshold": "at another threshold",
+        "min_area": "with other regions",
+    }
     for name, value in asdict(run).items():
         if stopped.get(name) != value:
             what = words.get(name, "with other maps or overlays")
@@ -153,8 +178,8 @@ def _put_in_place(folder: Path) -> None:
     """Move a complete run up, tables last, in the place of the results of an earlier one, whose other files go."""
     place = folder / UNFINISHED
     run = _run(place)
-    new = _pictures(run, place) if run else []
-    new += [Path(name) for name in (SKIPPED, CSV, PREDICTIONS, RECORD)]
+    new = [*_pictures(run, place), *map(Path, run.tables)] if run else [Path(name) for name in TABLES]
+    new.append(Path(RECORD))
     obsolete = sorted(set(_earlier_files(folder)) - set(new))
     move_together(place, new, folder, obsolete)
     shutil.rmtree(place, ignore_errors=True)
@@ -173,7 +198,7 @@ def _earlier_files(folder: Path) -> list[Path]:
                 "files; choose another folder, or remove them"
             )
         return []
-    return _pictures(run, folder)
+    return [*_pictures(run, folder), *(Path(name) for name in run.tables if name in REGION_TABLES)]
 
 
 def _pictures(run: Run, folder: Path) -> list[Path]:
@@ -184,11 +209,16 @@ def _pictures(run: Run, folder: Path) -> list[Path]:
 
 def _run(folder: Path) -> Run | None:
     record = _record(folder)
-    if record is None or not isinstance(record.get("root"), str) or {each.name for each in fields(Run)} - set(record):
+    if record is None or not isinstance(record.get("root"), str):
         return None
-    if record["overlays"] not in (None, *OVERLAY_STYLES) or not isinstance(record["maps"], bool):
+    needed = {each.name for each in fields(Run) if each.default is MISSING}  # others are younger than some records
+    if (
+        needed - set(record)
+        or record["overlays"] not in (None, *OVERLAY_STYLES)
+        or not isinstance(record["maps"], bool)
+    ):
         return None
-    return Run(**{each.name: record[each.name] for each in fields(Run)})
+    return Run(**{each.name: record[each.name] for each in fields(Run) if each.name in record})
 
 
 def _record(folder: Path) -> dict[str, Any] | None:

@@ -2,17 +2,18 @@
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
 from softpatch.atomic import replacing
+from softpatch.data.cells import path_cell, table_cell
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import SkippedImage
 from softpatch.errors import InputError
 from softpatch.results import Prediction
+from softpatch.review.region_tables import REGIONS, region_lines
 
 CSV, SKIPPED = "predictions.csv", "skipped.csv"
 TABLES = (CSV, PREDICTIONS, SKIPPED)
@@ -32,12 +33,11 @@ COLUMNS = (
     "box_right",
     "box_bottom",
     "map_threshold",
+    "width",
+    "height",
     "is_unlike_training",
 )
 """The columns of `predictions.csv`: see `Prediction.as_dict`."""
-
-_FORMULA = re.compile(r"(^|[;\t\r\n])[\s\0]*[=+\-@\uff0b\uff0d\uff1d\uff20]")
-"""Where a formula may begin: at the beginning, or behind what some spreadsheets end a cell with."""
 
 
 class WriteRow(Protocol):
@@ -47,16 +47,24 @@ class WriteRow(Protocol):
 
 
 @contextmanager
-def prediction_tables(folder: Path) -> Iterator[WriteRow]:
+def prediction_tables(folder: Path, *, min_area: int | None = None) -> Iterator[WriteRow]:
     """Append to `predictions.csv` and `predictions.jsonl` in `folder`, which `write_tables` began.
 
     Every row can be read as soon as it is written. `image_score` and the thresholds are in the detector's units, the
-    peak and the box in pixels of the original image. Raises `InputError` where a row cannot be written.
+    peak and the box in pixels of the original image. With `min_area`, regions of so many pixels are appended to
+    `regions.jsonl`, before the row of their image. Raises `InputError` where a row cannot be written.
     """
-    with _csv_file(folder / CSV, "a") as csv_file, (folder / PREDICTIONS).open("a", encoding="utf-8") as json_file:
+    with ExitStack() as files:
+        csv_file = files.enter_context(_csv_file(folder / CSV, "a"))
+        json_file = files.enter_context((folder / PREDICTIONS).open("a", encoding="utf-8"))
+        if min_area is not None:
+            regions_file = files.enter_context((folder / REGIONS).open("a", encoding="utf-8"))
 
         def write(prediction: Prediction) -> None:
             try:
+                if min_area is not None:
+                    regions_file.write(region_lines(prediction, min_area))
+                    regions_file.flush()
                 _add(prediction.as_dict(), csv_file, json_file)
                 json_file.flush()
                 csv_file.flush()
@@ -114,7 +122,7 @@ def check_can_replace_judged(path: Path) -> None:
 
 def _csv_row(row: dict[str, Any]) -> dict[str, object]:
     words = {name: str(value).lower() for name, value in row.items() if isinstance(value, bool)}
-    return {**row, **words, "path": _path_cell(row["path"])}
+    return {**row, **words, "path": path_cell(row["path"])}
 
 
 def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
@@ -122,22 +130,8 @@ def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
     with replacing(path) as temporary, _csv_file(temporary) as file:
         table = csv.writer(file)
         table.writerow(("path", "reason"))
-        table.writerows((_path_cell(image.name), table_cell(image.reason)) for image in skipped)
+        table.writerows((path_cell(image.name), table_cell(image.reason)) for image in skipped)
 
 
 def _csv_file(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:
     return path.open(mode, newline="", encoding="utf-8", errors="backslashreplace")  # names need not be UTF-8
-
-
-def table_cell(value: object) -> object:
-    """A value for a table in CSV: text that a spreadsheet could take for a formula, or divide, is made harmless.
-
-    >>> [table_cell(value) for value in ("a.png", " =1+1", "x;@y", -1.5)]
-    ['a.png', "' =1+1", "'x;@y", -1.5]
-    """
-    return f"'{value}" if isinstance(value, str) and _FORMULA.search(value) else value
-
-
-def _path_cell(path: str) -> object:
-    """As `table_cell`, but what is made of a relative path still leads to the file, where `./` alone suffices."""
-    return f"./{path}" if _FORMULA.match(path) and not _FORMULA.search(f"./{path}") else table_cell(path)
