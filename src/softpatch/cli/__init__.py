@@ -27,6 +27,7 @@ _VERBS = (
     (learn.fit, ["softpatch fit photos/ -o product.safetensors"]),
     (judge.predict, ["softpatch predict product.safetensors new/ -o results --overlays"]),
     (judge.evaluate, ["softpatch evaluate product.safetensors dataset/bottle --csv judged.csv"]),
+    (judge.report, ["softpatch report product.safetensors dataset/bottle -o report"]),
     (model.info, ["softpatch info product.safetensors"]),
     (
         model.threshold,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from softpatch.atomic import temporary_prefix
 from softpatch.data.images import SkippedImage
-from softpatch.data.layouts import Sample
+from softpatch.data.layouts import Dataset, Sample
 from softpatch.detector import Detector
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
@@ -22,8 +22,7 @@ from softpatch.review.charts import ScoreAxis, curve, histogram, score_axis
 from softpatch.review.evaluation import Evaluation, evaluate, notes
 from softpatch.review.model_info import in_words, model_info
 from softpatch.review.page import write_page
-from softpatch.review.pictures import thumbnails
-from softpatch.review.top_pictures import SIDE, TopPictures
+from softpatch.review.top_pictures import TopPictures, picture_of
 from softpatch.scoring.labelled import Confusion, confusion, labelled_threshold
 
 MOST_WRONG, MOST_RIGHT = 100, 6
@@ -62,15 +61,14 @@ class OperatingPoint:
 
 def report_evaluation(
     detector: Detector,
-    samples: Sequence[Sample],
+    dataset: Dataset,
     path: Path,
     *,
     model: Path,
-    dataset: Path,
     on_skip: Callable[[SkippedImage], None] | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
-    """Evaluate a detector, read from the file `model`, on test samples of `dataset`, and write the page at `path`.
+    """Evaluate a detector, read from the file `model`, on a dataset's test images, and write the page at `path`.
 
     Raises what `evaluate` raises. An image that cannot be read goes to `on_skip` and onto the page, or is an error.
     """
@@ -86,7 +84,7 @@ def report_evaluation(
             rows.append({**answer.as_dict(), "kind": sample.kind, "is_defective": sample.is_anomalous})
             rows[-1]["image_score"] = answer.image_score  # as it was compared, not rounded
             for name, rank in _ranks(sample.is_anomalous, answer.image_score).items():
-                kept[name].offer(rank, answer.path, lambda: thumbnails(sample.ref.read(), answer, SIDE))
+                kept[name].offer(rank, answer.path, lambda: picture_of(sample.ref.read(), answer))
 
         def skip(image: SkippedImage) -> None:
             skipped.append(image)
@@ -95,12 +93,12 @@ def report_evaluation(
 
         began = perf_counter()
         result = evaluate(
-            detector, samples, on_prediction=keep, on_skip=None if on_skip is None else skip, progress=progress
+            detector, dataset.test, on_prediction=keep, on_skip=None if on_skip is None else skip, progress=progress
         )
         facts = [*in_words(model_info(model)), *_of_this_run(perf_counter() - began, len(rows))]
         by_path = {row["path"]: row for row in rows}
         cases = {
-            name: [(by_path[path], pictures.addresses(path)) for path in pictures.paths]
+            name: [(by_path[path], picture) for path, picture in pictures.pictures().items()]
             for name, pictures in kept.items()
         }
     figures, data = _figures(detector, result, rows)
@@ -112,9 +110,9 @@ def report_evaluation(
         data=data,
         title="Evaluation report",
         model=str(model),
-        dataset=str(dataset),
+        dataset=str(dataset.root),
         result=result,
-        notes=notes(result),
+        notes=[*dataset.notes, *notes(result)],
         **figures,
         cases=cases,
         skipped=skipped,

@@ -16,6 +16,8 @@ from softpatch import __version__
 from softpatch.atomic import check_can_write, replacing
 from softpatch.errors import InputError
 
+REPORT = "report.html"
+"""The page that reports are written to, in a folder of results."""
 _POLICY = "default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'"
 _BEGINNING = b"<!doctype html>"
 _GENERATOR = b'<meta name="generator" content="softpatch">'

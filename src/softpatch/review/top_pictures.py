@@ -3,18 +3,45 @@
 import base64
 import hashlib
 import heapq
+import json
 import os
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from softpatch.atomic import replacing
+from softpatch.results import Prediction
+from softpatch.review.pictures import thumbnails
 
-SIDE = 240
-"""The most pixels that a side of a picture has."""
-_NAMES = ("image.jpg", "map.jpg")
+_SIDE = 240  # pixels of a picture, at most
+_MOST_REGIONS = 5
+_JPEG = "data:image/jpeg;base64,"
 
-Draw = Callable[[], tuple[bytes, bytes]]
-"""Gives two JPEG files: an image, and the same under its heat map (see `softpatch.review.pictures.thumbnails`)."""
+
+@dataclass(frozen=True)
+class Picture:
+    """What a page shows of an image: the image and the same under its heat map, as addresses that hold them.
+
+    `regions` are the highest of its outlined regions, a list for each: left, top, right and bottom in pixels of the
+    original image, area in such pixels, and peak in map thresholds. `region_count` says how many there are in all.
+    """
+
+    image: str
+    heat: str
+    regions: list[list[float]]
+    region_count: int
+
+
+def picture_of(image: Tensor, prediction: Prediction) -> Picture:
+    """Draw the image (3, height, width) in [0, 1] that a prediction is of."""
+    small, heat = (_JPEG + base64.b64encode(each).decode() for each in thumbnails(image, prediction, _SIDE))
+    found = prediction.regions()
+    scale = prediction.map_threshold or 1.0
+    regions = [[*each.box, each.area, each.peak / scale] for each in found[:_MOST_REGIONS]]
+    return Picture(small, heat, regions, len(found))
 
 
 class TopPictures:
@@ -28,28 +55,22 @@ class TopPictures:
         self._folder, self._most = folder, most
         self._kept: list[tuple[float, str]] = []  # a heap, the lowest first
 
-    def offer(self, rank: float, path: str, draw: Draw) -> None:
-        """Draw an image and keep its pictures if it ranks high enough, in the place of the lowest."""
+    def offer(self, rank: float, path: str, draw: Callable[[], Picture]) -> None:
+        """Draw an image and keep its picture if it ranks high enough, in the place of the lowest."""
         if self._is_wanted(rank, path):
-            for file, picture in zip(self._files(path), draw(), strict=True):
-                with replacing(file) as temporary:
-                    temporary.write_bytes(picture)
+            with replacing(self._file(path)) as temporary:
+                temporary.write_text(json.dumps(asdict(draw())), encoding="utf-8")
             self._keep(rank, path)
 
     def find_again(self, rank: float, path: str) -> None:
-        """Keep the pictures of an image that was offered before, if they are there and it ranks high enough."""
-        if self._is_wanted(rank, path) and all(file.exists() for file in self._files(path)):
+        """Keep the picture of an image that was offered before, if it is there and ranks high enough."""
+        if self._is_wanted(rank, path) and _read(self._file(path)) is not None:
             self._keep(rank, path)
 
-    @property
-    def paths(self) -> list[str]:
-        """The images whose pictures are kept, the highest first."""
-        return [path for _, path in sorted(self._kept, reverse=True)]
-
-    def addresses(self, path: str) -> tuple[str, str]:
-        """The two pictures of an image that is kept, as the addresses of pictures inside a page."""
-        image, heat = (base64.b64encode(file.read_bytes()).decode() for file in self._files(path))
-        return f"data:image/jpeg;base64,{image}", f"data:image/jpeg;base64,{heat}"
+    def pictures(self) -> dict[str, Picture]:
+        """The pictures by their images' paths, the highest first."""
+        found = {path: _read(self._file(path)) for _, path in sorted(self._kept, reverse=True)}
+        return {path: picture for path, picture in found.items() if picture is not None}
 
     def _is_wanted(self, rank: float, path: str) -> bool:
         if any(path == kept for _, kept in self._kept):
@@ -60,9 +81,19 @@ class TopPictures:
         heapq.heappush(self._kept, (rank, path))
         if len(self._kept) > self._most:
             _, lowest = heapq.heappop(self._kept)
-            for file in self._files(lowest):
-                file.unlink(missing_ok=True)
+            self._file(lowest).unlink(missing_ok=True)
 
-    def _files(self, path: str) -> list[Path]:
-        digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:32]
-        return [self._folder / f"{digest}-{name}" for name in _NAMES]
+    def _file(self, path: str) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()}.json"
+
+
+def _read(file: Path) -> Picture | None:
+    """The picture in a file; None where the file is gone or is no picture."""
+    try:
+        found: Any = json.loads(file.read_bytes())
+        picture = Picture(**found)
+        is_ours = picture.image.startswith(_JPEG) and picture.heat.startswith(_JPEG)
+        sizes = {len([float(number) for number in region]) for region in picture.regions}
+        return picture if is_ours and sizes <= {6} and picture.region_count >= 0 else None
+    except (OSError, ValueError, RecursionError, TypeError, AttributeError):
+        return None

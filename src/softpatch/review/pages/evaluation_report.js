@@ -6,7 +6,7 @@
   const exact = document.getElementById("exact");
   const reset = document.getElementById("reset");
   const count = (condition) => data.scores.reduce((sum, score, i) => sum + (condition(score, i) ? 1 : 0), 0);
-  const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)} %` : "–");
+  const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}\u00a0%` : "–");
   const rounded = (value) => String(Number(value.toPrecision(4)));
 
   function verdicts(threshold) {
@@ -68,6 +68,15 @@
     for (const cases of document.querySelectorAll("[data-cases]")) {
       const isWrong = (score) => (cases.dataset.cases === "missed" ? score <= threshold : score > threshold);
       for (const card of cases.children) card.hidden = !isWrong(Number(card.dataset.score));
+    }
+    const verdict = verdicts(threshold);
+    for (const card of document.querySelectorAll(".case")) {
+      const score = Number(card.dataset.score);
+      const badge = card.querySelector(".verdict");
+      badge.textContent = verdict(score);
+      badge.className = `verdict ${verdict(score)}`;
+      const times = card.querySelector("[data-times]");
+      if (times && threshold) times.textContent = (score / threshold).toFixed(2);
     }
     for (const none of document.querySelectorAll("[data-none]")) none.hidden = result[none.dataset.none] > 0;
   }
