@@ -58,9 +58,10 @@ def predict(
     *,
     runtime: Runtime,
 ) -> None:
-    """Judge images: write tables; maps, overlays, regions, a page if asked.
+    """Judge images: write tables, and what else is asked for.
 
-    The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json.
+    The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json, the
+    page is report.html.
     """
     if threshold is not None:
         check_threshold(threshold)
