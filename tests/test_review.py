@@ -19,7 +19,7 @@ from softpatch.results import Prediction
 from softpatch.review.demo import draw_comparison
 from softpatch.review.evaluation import check_can_replace, evaluate, notes
 from softpatch.review.outputs import refuse_overwriting
-from softpatch.review.pictures import heat_colours, overlay, save_map, save_overlay, tint
+from softpatch.review.pictures import heat_colours, heat_layer, overlay, save_map, save_overlay, tint
 from softpatch.review.run import Run
 from test_run import judged
 
@@ -36,6 +36,19 @@ def test_overlay_tints_by_one_scale_and_outlines_the_mask() -> None:
     assert pixels[10, 10, 0] > pixels[10, 10, 2] + 40  # tinted warm
     same = overlay(image, heat * 10, map_threshold=10.0, mask=heat > 1)
     assert (same == pixels).all()
+
+
+def test_a_heat_layer_over_its_image_is_the_overlay() -> None:
+    image = torch.rand(3, 30, 20)
+    heat = np.linspace(0, 3, 600, dtype=np.float32).reshape(30, 20)
+    layer = heat_layer(heat, 1.0) / 255
+    colours, opacity = layer[..., :3], layer[..., 3:]
+    laid = image.permute(1, 2, 0).numpy() * (1 - opacity) + colours * opacity
+    drawn = overlay(image, heat, 1.0, np.zeros(heat.shape, dtype=bool))
+    assert np.abs(laid * 255 - drawn).max() < 2
+    assert (layer[:5, :, 3] == 0).all()  # far under the threshold
+    heat[10:20] = np.nan
+    assert (heat_layer(heat, 1.0)[10:20] == [128, 128, 128, 115]).all()  # not looked at
 
 
 DEUTERANOPIA = np.array(  # Machado, Oliveira and Fernandes 2009, severity 1, of linear RGB

@@ -108,8 +108,7 @@ def overlay(
     is NaN the image was not looked at, and is faded and hatched.
     """
     unseen = np.isnan(anomaly_map)
-    heat = np.nan_to_num(anomaly_map) / max(map_threshold, 1e-12)
-    tinted = tint(image, (heat - _FAINTEST) / (_STRONGEST - _FAINTEST))
+    tinted = tint(image, _strength(anomaly_map, map_threshold))
     thickness = max(1, round(max(mask.shape) / 400))
     if unseen.any():
         diagonal = np.arange(unseen.shape[0])[:, None] + np.arange(unseen.shape[1])
@@ -122,6 +121,28 @@ def overlay(
         tinted[binary_dilation(mask, iterations=thickness) & ~mask] = 0
         tinted[mask & ~binary_erosion(mask, iterations=thickness)] = 1
     return _pixels(tinted)
+
+
+def heat_layer(anomaly_map: NDArray[np.float32], map_threshold: float) -> NDArray[np.uint8]:
+    """The heat map of `overlay` alone, to be laid over its image by whoever shows it: uint8 (H, W, 4), opacity last.
+
+    Where `anomaly_map` (H, W) is NaN it is a half-transparent grey.
+    """
+    strength = np.clip(_strength(anomaly_map, map_threshold), 0, 1)
+    layer = np.concatenate([heat_colours(strength), _opacity(strength)[..., None]], axis=2)
+    layer[np.isnan(anomaly_map)] = (0.5, 0.5, 0.5, _UNSEEN)
+    return _pixels(layer)
+
+
+def _strength(anomaly_map: NDArray[np.float32], map_threshold: float) -> NDArray[np.floating]:
+    """How far up the scale of colours an anomaly map is, from 0 to 1 and beyond; 0 or less where it is NaN."""
+    heat = np.nan_to_num(anomaly_map) / max(map_threshold, 1e-12)
+    return (heat - _FAINTEST) / (_STRONGEST - _FAINTEST)
+
+
+def _opacity(strength: NDArray[np.floating]) -> NDArray[np.floating]:
+    opacity: NDArray[np.floating] = _OPACITY * np.sqrt(strength)
+    return opacity
 
 
 def _pixels(values: NDArray[np.floating]) -> NDArray[np.uint8]:
@@ -184,7 +205,7 @@ def colour_scale(maps: Sequence[NDArray[np.floating]]) -> tuple[float, float]:
 def tint(image: Tensor, strength: NDArray[np.floating]) -> NDArray[np.floating]:
     """Lay heat colours over an image (3, H, W) in [0, 1], by strength (H, W), cut to [0, 1]: (H, W, 3) in [0, 1]."""
     strength = np.clip(strength, 0, 1)
-    opacity = _OPACITY * np.sqrt(strength)[..., None]
+    opacity = _opacity(strength)[..., None]
     tinted: NDArray[np.floating] = image.permute(1, 2, 0).numpy() * (1 - opacity) + heat_colours(strength) * opacity
     return tinted
 
