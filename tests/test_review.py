@@ -185,16 +185,18 @@ def test_masks_that_mark_nothing_or_everything_are_counted(fitted: SoftPatch, pl
     assert [note.split(" masks")[0] for note in notes(result)] == ["1", "1"]
 
 
-@pytest.mark.parametrize("name", ["predictions.csv", "predictions.jsonl", "skipped.csv", "run.json"])
+@pytest.mark.parametrize(
+    "name", ["predictions.csv", "predictions.jsonl", "skipped.csv", "run.json", "regions.jsonl", "regions.json"]
+)
 def test_no_table_is_written_over_an_image_or_the_model(defective_images, tmp_path: Path, name: str) -> None:
     Image.fromarray(defective_images[0]).save(tmp_path / name, "PNG")
     before = (tmp_path / name).read_bytes()
     refs = choose_images([tmp_path / name], "predict").refs
     with pytest.raises(InputError, match="would be overwritten by a result"):
-        refuse_overwriting(Run.of(refs), refs, tmp_path)
+        refuse_overwriting(Run.of(refs, min_area=0), refs, tmp_path)
     other = choose_images(defective_images[:1], "predict").refs
     with pytest.raises(InputError, match="would be overwritten by a result"):
-        refuse_overwriting(Run.of(other), other, tmp_path, keep=[tmp_path / name])
+        refuse_overwriting(Run.of(other, min_area=0), other, tmp_path, keep=[tmp_path / name])
     assert (tmp_path / name).read_bytes() == before
 
 

@@ -13,6 +13,7 @@ __all__ = [
     "InputError",
     "ModelFileError",
     "Prediction",
+    "Region",
     "Settings",
     "SoftPatch",
     "SoftPatchError",
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
     from softpatch.errors import ImageError, InputError, ModelFileError, SoftPatchError, WeightsError
     from softpatch.estimator import SoftPatch
     from softpatch.results import Prediction
+    from softpatch.scoring.regions import Region
 
 _HOMES = {
     "ImageError": "softpatch.errors",
     "InputError": "softpatch.errors",
     "ModelFileError": "softpatch.errors",
     "Prediction": "softpatch.results",
+    "Region": "softpatch.scoring.regions",
     "Settings": "softpatch.config",
     "SoftPatch": "softpatch.estimator",
     "SoftPatchError": "softpatch.errors",

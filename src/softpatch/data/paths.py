@@ -1,5 +1,7 @@
-"""Whether what a user names is there, told before anything slow is imported."""
+"""Paths that a user names: whether anything is there, told before anything slow is imported, and what they share."""
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from softpatch.errors import InputError, ModelFileError, WeightsError
@@ -39,3 +41,13 @@ def check_weights_file(path: Path) -> None:
         is_file = False
     if not is_file:
         raise WeightsError(f"weights file {path} does not exist; give a .safetensors file or a torch state dict")
+
+
+def shared_folder(paths: Iterable[str | Path]) -> str:
+    """The absolute path of the folder that files have in common, no links being followed."""
+    return os.path.commonpath([os.path.dirname(os.path.abspath(path)) for path in paths])  # noqa: PTH100, PTH120  no ".."
+
+
+def path_below(folder: str, path: str | Path) -> str:
+    """The path of a file from a folder on, with `/` on every system."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")

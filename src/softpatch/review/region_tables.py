@@ -1,7 +1,6 @@
 """Regions as plain files: a line of JSON per region as images are judged, and at the end all of them in COCO format."""
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -10,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from softpatch.atomic import replacing
+from softpatch.data.paths import path_below
 from softpatch.errors import InputError
 from softpatch.results import Prediction
-from softpatch.review.coco import coco_annotation, coco_image, write_coco
+from softpatch.review.coco import coco_annotation, coco_image, write_coco_file
 from softpatch.scoring.regions import Region
 
 REGIONS, COCO = "regions.jsonl", "regions.json"
@@ -45,14 +45,11 @@ def write_regions_as_coco(folder: Path, images: Sequence[dict[str, Any]], root: 
 
     Images are named by the path below the folder `root`, with `/`. One that was judged twice is listed once.
     """
-    ids: dict[str, int] = {}
-    for image in images:
-        ids.setdefault(image["path"], len(ids) + 1)
-    listed = {image["path"]: image for image in images}
-    write_coco(
+    by_path = {image["path"]: image for image in images}
+    write_coco_file(
         folder / COCO,
-        (coco_image(ids[path], _below(root, path), listed[path]["width"], listed[path]["height"]) for path in ids),
-        _annotations(folder, ids),
+        (coco_image(path_below(root, path), image["width"], image["height"]) for path, image in by_path.items()),
+        _annotations(folder, {path: number for number, path in enumerate(by_path, start=1)}),
     )
 
 
@@ -63,7 +60,7 @@ def _annotations(folder: Path, ids: dict[str, int]) -> Iterator[dict[str, Any]]:
         region = row["path"], *outline[0]  # no other region has its topmost corner there
         if region not in known:
             known.add(region)
-            yield coco_annotation(len(known), ids[row["path"]], row["box"], row["area"], outline, row["peak"])
+            yield coco_annotation(ids[row["path"]], row["box"], row["area"], outline, row["peak"])
 
 
 def _rows(folder: Path) -> Iterator[tuple[dict[str, Any], bytes]]:
@@ -92,7 +89,3 @@ def _is_region(row: Any) -> bool:
     except (TypeError, LookupError):
         return False
     return len(row["box"]) == 4 and len(row["contours"][0]) > 3 and all(type(number) is int for number in numbers)
-
-
-def _below(root: str, path: str) -> str:
-    return os.path.relpath(path, root).replace(os.sep, "/")

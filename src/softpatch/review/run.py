@@ -19,6 +19,7 @@ from softpatch.atomic import move_together, replacing
 from softpatch.config import OVERLAY_STYLES, OverlayStyle
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import ImageRef
+from softpatch.data.paths import path_below, shared_folder
 from softpatch.errors import InputError
 from softpatch.review.page import REPORT
 from softpatch.review.region_tables import REGION_TABLES, keep_regions, write_regions_as_coco
@@ -66,7 +67,7 @@ class Run:
     ) -> "Run":
         """The run that judges `refs` by the detector in the file `model`."""
         names = "\0".join(ref.name for ref in refs)
-        root = os.path.commonpath([os.path.dirname(os.path.abspath(ref.name)) for ref in refs])  # noqa: PTH100, PTH120  no ".."
+        root = shared_folder(ref.name for ref in refs)
         digest = hashlib.sha256(os.fsencode(names)).hexdigest()
         return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area, report)
 
@@ -79,7 +80,7 @@ class Run:
 
     def picture(self, kind: str, path: str) -> Path:
         """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
-        name = Path(os.path.relpath(path, self.root))
+        name = Path(path_below(self.root, path))
         return Path(kind, name.parent, _file_name(name.name, _SUFFIXES[kind]))
 
     def pictures(self, path: str) -> list[Path]:
