@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from softpatch.review.charts import ScoreAxis, curve, histogram, score_axis
@@ -10,6 +10,7 @@ from softpatch.review.charts import ScoreAxis, curve, histogram, score_axis
 SCORES = st.lists(st.floats(0, 50, width=32), min_size=1, max_size=40).map(lambda found: np.array(found, np.float32))
 
 
+@settings(max_examples=60, deadline=None)
 @given(SCORES, st.floats(0.01, 20), st.floats(0.5, 1))
 def test_the_axis_holds_both_thresholds_and_nearly_all_scores(scores: np.ndarray, threshold: float, check: float):
     axis = score_axis(scores, threshold, check * threshold)
@@ -23,6 +24,7 @@ def test_the_axis_holds_both_thresholds_and_nearly_all_scores(scores: np.ndarray
     assert all(0 <= place <= 100 for place in places)
 
 
+@settings(max_examples=60, deadline=None)
 @given(SCORES, st.floats(0.01, 20))
 def test_every_image_is_counted_once_and_on_its_side_of_the_threshold(scores: np.ndarray, threshold: float) -> None:
     good, defective = scores[::2], scores[1::2]

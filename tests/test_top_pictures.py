@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -23,6 +23,7 @@ def picture(name: str) -> Picture:
     return Picture(JPEG + name, JPEG + name, [[0, 0, 1, 1, 1, 1.5]], 1)
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.permutations(range(12)), st.integers(1, 5))
 def test_the_highest_are_kept_in_any_order(tmp_path_factory, order: list[int], most: int) -> None:
     folder = tmp_path_factory.mktemp("pictures")

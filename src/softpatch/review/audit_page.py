@@ -15,12 +15,12 @@ from typing import Any
 from torch import Tensor
 
 from softpatch.atomic import move_together, remove_leftovers, temporary_prefix
+from softpatch.data.decisions import decision_key
 from softpatch.errors import InputError, SoftPatchError
 from softpatch.progress import Progress, silent
 from softpatch.review.audit import AuditedImage, AuditedRegion, FolderAudit, GroupKind
-from softpatch.review.audit_pictures import crop_around, crop_picture, small_heat, small_picture
 from softpatch.review.page import visible_text, write_page
-from softpatch.review.tables import _path_cell
+from softpatch.review.small_pictures import crop_around, crop_picture, small_heat, small_picture
 
 PAGE = "index.html"
 MOST_INSIDE = 300
@@ -114,11 +114,6 @@ def audit_id(audit: FolderAudit) -> str:
     """What tells an audit from others: a digest of its paths and scores. Answers are kept under it."""
     told = [[decision_key(image.path), image.prediction.image_score] for image in audit.images]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
-
-
-def decision_key(path: str) -> str:
-    """How an image is named in a table of decisions: harmless in a spreadsheet, and what is not UTF-8 as `\\udc..`."""
-    return str(_path_cell(path)).encode("utf-8", "backslashreplace").decode()
 
 
 def _image(number: int, image: AuditedImage, read: Read, keep: Keep) -> dict[str, Any]:

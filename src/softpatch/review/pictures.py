@@ -1,6 +1,5 @@
 """Predictions as pictures: a float map per image, and the image beside its heat map, on one scale of colours."""
 
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +17,6 @@ from softpatch.results import Prediction, Verdict
 
 _LARGEST_OVERLAY = 16_000_000  # pixels
 _SMALLEST_SIDE = 256  # of a panel, in pixels; smaller images are enlarged
-_QUALITY = 85  # of JPEG
 _OPACITY = 0.65  # the defect stays visible beneath
 _FAINTEST, _STRONGEST = 0.7, 1.7  # where the colours begin and end, in map thresholds
 _COLOURS = "plasma"  # perceptually uniform; its dark rim shows on pale products and its bright middle on dark ones
@@ -48,42 +46,18 @@ def save_overlay(image: Tensor, prediction: Prediction, path: Path, *, style: Ov
     image = _at_most(image, _LARGEST_OVERLAY)
     if style != "plain":
         image = _at_least(image, _SMALLEST_SIDE)
-    drawn = _under_heat(image, prediction)
+    drawn = Image.fromarray(under_heat(image, prediction))
     if style != "plain":
-        drawn = _with_caption(_as_it_is(image), drawn, prediction)
+        drawn = _with_caption(Image.fromarray(_pixels(image.permute(1, 2, 0).numpy())), drawn, prediction)
     with replacing(path) as temporary:
         drawn.save(temporary, format="PNG")
 
 
-def thumbnails(image: Tensor, prediction: Prediction, side: int) -> tuple[bytes, bytes]:
-    """The image (3, height, width) in [0, 1], and the same under its heat map (see `overlay`), as JPEG files.
-
-    Neither side of them has more than `side` pixels.
-    """
-    height, width = image.shape[1:]
-    longer = max(height, width, side)
-    size = (max(1, round(height * side / longer)), max(1, round(width * side / longer)))
-    if size != (height, width):
-        image = F.interpolate(image[None], size=size, mode="bilinear", antialias=True)[0]
-    return _jpeg(_as_it_is(image)), _jpeg(_under_heat(image, prediction))
-
-
-def _under_heat(image: Tensor, prediction: Prediction) -> Image.Image:
-    """The image (3, H, W), of whatever size, under the prediction's heat map."""
+def under_heat(image: Tensor, prediction: Prediction) -> NDArray[np.uint8]:
+    """An image (3, H, W) in [0, 1], at whatever size, under its heat map (see `overlay`): uint8 (H, W, 3)."""
     height, width = image.shape[1:]
     anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
-    mask = prediction.mask_at_size(width, height)
-    return Image.fromarray(overlay(image, anomaly_map, prediction.map_threshold, mask))
-
-
-def _as_it_is(image: Tensor) -> Image.Image:
-    return Image.fromarray(_pixels(image.permute(1, 2, 0).numpy()))
-
-
-def _jpeg(picture: Image.Image) -> bytes:
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=_QUALITY, optimize=True)
-    return file.getvalue()
+    return overlay(image, anomaly_map, prediction.map_threshold, prediction.mask_at_size(width, height))
 
 
 def _at_most(image: Tensor, pixels: int) -> Tensor:

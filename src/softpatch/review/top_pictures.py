@@ -14,7 +14,7 @@ from torch import Tensor
 
 from softpatch.atomic import replacing
 from softpatch.results import Prediction
-from softpatch.review.pictures import thumbnails
+from softpatch.review.small_pictures import small_overlay, small_picture
 
 _SIDE = 240  # pixels of a picture, at most
 _MOST_REGIONS = 5
@@ -37,7 +37,8 @@ class Picture:
 
 def picture_of(image: Tensor, prediction: Prediction) -> Picture:
     """Draw the image (3, height, width) in [0, 1] that a prediction is of."""
-    small, heat = (_JPEG + base64.b64encode(each).decode() for each in thumbnails(image, prediction, _SIDE))
+    drawn = (small_picture(image, _SIDE), small_overlay(image, prediction, _SIDE))
+    small, heat = (_JPEG + base64.b64encode(each).decode() for each in drawn)
     found = prediction.regions()
     scale = prediction.map_threshold or 1.0
     regions = [[*each.box, each.area, each.peak / scale] for each in found[:_MOST_REGIONS]]
