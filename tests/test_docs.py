@@ -19,7 +19,7 @@ from softpatch.review.demo import run_demo
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-HOW_TO = ("learn-from-a-folder", "set-the-threshold", "read-the-pictures", "when-it-misses", "from-anomalib")
+HOW_TO = ("learn-from-a-folder", "set-the-threshold", "read-the-pictures", "read-a-report", "when-it-misses", "from-anomalib")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import make_docs  # noqa: E402
@@ -114,4 +114,4 @@ def test_commands_of_the_how_to_pages(tmp_path: Path, monkeypatch: pytest.Monkey
                     cli.main(shlex.split(line)[1:])
                 assert leaving.value.code == 0, (line, capsys.readouterr().err)
                 ran.add(line.split()[1])
-    assert ran == {"fit", "predict", "evaluate", "threshold"}
+    assert ran == {"fit", "predict", "evaluate", "threshold", "report"}

@@ -49,6 +49,7 @@ def write_run_report(
         scripts=("run_report.js",),
         title="Inspection report",
         root=run.root,
+        folder=Path(run.root).name or run.root,
         made=f"{datetime.now():%Y-%m-%d %H:%M}",
         model_digest=run.model,
         images=len(rows),

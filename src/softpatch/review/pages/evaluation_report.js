@@ -7,7 +7,7 @@
   const reset = document.getElementById("reset");
   const count = (condition) => data.scores.reduce((sum, score, i) => sum + (condition(score, i) ? 1 : 0), 0);
   const share = (part, whole) => (whole ? `${((100 * part) / whole).toFixed(1)}\u00a0%` : "–");
-  const rounded = (value) => String(Number(value.toPrecision(4)));
+  const rounded = (value, digits = 4) => String(Number(value.toPrecision(digits)));
 
   function verdicts(threshold) {
     const atModel = threshold === data.threshold;
@@ -23,6 +23,7 @@
     const verdict = verdicts(threshold);
     const result = {
       threshold: rounded(threshold),
+      set: rounded(threshold, 7),
       missed,
       false_alarms: falseAlarms,
       precision: share(found, found + falseAlarms),
