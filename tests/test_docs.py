@@ -19,7 +19,14 @@ from softpatch.review.demo import run_demo
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-HOW_TO = ("learn-from-a-folder", "set-the-threshold", "read-the-pictures", "read-a-report", "when-it-misses", "from-anomalib")
+HOW_TO = (
+    "learn-from-a-folder",
+    "set-the-threshold",
+    "read-the-pictures",
+    "read-a-report",
+    "when-it-misses",
+    "from-anomalib",
+)
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import make_docs  # noqa: E402

@@ -95,7 +95,7 @@ def test_a_picture_shows_the_image_its_heat_map_and_the_regions() -> None:
     changed = np.abs(image - heat).max(axis=2)
     assert changed[22:38, 10:22].min() > 30
     assert changed[:12].max() < 5
-    assert found.regions == [[8, 20, 24, 40, 320, 1.5], [50, 50, 58, 58, 64, 1.25]]
+    assert found.regions == [[8, 20, 24, 40, 320, 3.0], [50, 50, 58, 58, 64, 2.5]]
     assert found.region_count == 2
 
 

@@ -4,6 +4,7 @@ import platform
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from time import perf_counter
@@ -16,17 +17,18 @@ from softpatch.atomic import temporary_prefix
 from softpatch.data.images import SkippedImage
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.detector import Detector
+from softpatch.errors import ImageError
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
 from softpatch.review.charts import ScoreAxis, curve, histogram, score_axis
 from softpatch.review.evaluation import Evaluation, evaluate, notes
 from softpatch.review.model_info import in_words, model_info
 from softpatch.review.page import write_page
-from softpatch.review.top_pictures import TopPictures, picture_of
+from softpatch.review.top_pictures import Picture, TopPictures, picture_of
 from softpatch.scoring.labelled import Confusion, confusion, labelled_threshold
 
-MOST_WRONG, MOST_RIGHT = 100, 6
-"""Of so many images each there are pictures: the likeliest to be judged wrongly, and the clearest."""
+_MOST = {"missed": 100, "false_alarms": 100, "found": 6, "passed": 6}
+"""Collections of pictures, and of how many images: the likeliest to be judged wrongly, and the clearest."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,16 @@ class OperatingPoint:
         return 2 * self.found / (self.found + self.counts.anomalous + self.counts.false_alarms) if self.found else 0.0
 
 
+@dataclass(frozen=True)
+class _Judged:
+    """The test images: a row for each, pictures by collection with the rows of their images, and how long it took."""
+
+    rows: list[dict[str, Any]]
+    cases: dict[str, list[tuple[dict[str, Any], Picture]]]
+    skipped: list[SkippedImage]
+    seconds: float
+
+
 def report_evaluation(
     detector: Detector,
     dataset: Dataset,
@@ -72,36 +84,8 @@ def report_evaluation(
 
     Raises what `evaluate` raises. An image that cannot be read goes to `on_skip` and onto the page, or is an error.
     """
-    skipped: list[SkippedImage] = []
-    rows: list[dict[str, Any]] = []
-    with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
-        kept = {
-            name: TopPictures(Path(folder, name), MOST_WRONG if name in ("missed", "false_alarms") else MOST_RIGHT)
-            for name in ("missed", "false_alarms", "found", "passed")
-        }
-
-        def keep(sample: Sample, answer: Prediction) -> None:
-            rows.append({**answer.as_dict(), "kind": sample.kind, "is_defective": sample.is_anomalous})
-            rows[-1]["image_score"] = answer.image_score  # as it was compared, not rounded
-            for name, rank in _ranks(sample.is_anomalous, answer.image_score).items():
-                kept[name].offer(rank, answer.path, lambda: picture_of(sample.ref.read(), answer))
-
-        def skip(image: SkippedImage) -> None:
-            skipped.append(image)
-            if on_skip is not None:
-                on_skip(image)
-
-        began = perf_counter()
-        result = evaluate(
-            detector, dataset.test, on_prediction=keep, on_skip=None if on_skip is None else skip, progress=progress
-        )
-        facts = [*in_words(model_info(model)), *_of_this_run(perf_counter() - began, len(rows))]
-        by_path = {row["path"]: row for row in rows}
-        cases = {
-            name: [(by_path[path], picture) for path, picture in pictures.pictures().items()]
-            for name, pictures in kept.items()
-        }
-    figures, data = _figures(detector, result, rows)
+    result, judged = _judge(detector, dataset, on_skip, progress)
+    figures, data = _figures(detector, result, judged.rows)
     write_page(
         path,
         "evaluation_report.html",
@@ -114,12 +98,49 @@ def report_evaluation(
         result=result,
         notes=[*dataset.notes, *notes(result)],
         **figures,
-        cases=cases,
-        skipped=skipped,
-        facts=facts,
+        cases=judged.cases,
+        skipped=judged.skipped,
+        facts=[*in_words(model_info(model)), *_of_this_run(judged.seconds, len(judged.rows))],
         settings=asdict(detector.settings),
     )
     return result
+
+
+def _judge(
+    detector: Detector, dataset: Dataset, on_skip: Callable[[SkippedImage], None] | None, progress: Progress
+) -> tuple[Evaluation, _Judged]:
+    skipped: list[SkippedImage] = []
+    rows: list[dict[str, Any]] = []
+    with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
+        kept = {name: TopPictures(Path(folder, name), most) for name, most in _MOST.items()}
+
+        def keep(sample: Sample, answer: Prediction) -> None:
+            rows.append({**answer.as_dict(), "kind": sample.kind, "is_defective": sample.is_anomalous})
+            rows[-1]["image_score"] = answer.image_score  # as it was compared, not rounded
+            for name, rank in _ranks(sample.is_anomalous, answer.image_score).items():
+                kept[name].offer(rank, answer.path, partial(_draw, sample, answer))
+
+        def skip(image: SkippedImage) -> None:
+            skipped.append(image)
+            if on_skip is not None:
+                on_skip(image)
+
+        began = perf_counter()
+        result = evaluate(detector, dataset.test, on_prediction=keep, on_skip=on_skip and skip, progress=progress)
+        seconds = perf_counter() - began
+        by_path = {row["path"]: row for row in rows}
+        cases = {
+            name: [(by_path[path], picture) for path, picture in pictures.pictures().items()]
+            for name, pictures in kept.items()
+        }
+    return result, _Judged(rows, cases, skipped, seconds)
+
+
+def _draw(sample: Sample, answer: Prediction) -> Picture:
+    try:
+        return picture_of(sample.ref.read(), answer)
+    except ImageError as error:  # it could be read a moment ago
+        raise ImageError(f"{sample.path}: {error}") from error
 
 
 def _ranks(is_defective: bool, score: float) -> dict[str, float]:

@@ -26,7 +26,7 @@ class Picture:
     """What a page shows of an image: the image and the same under its heat map, as addresses that hold them.
 
     `regions` are the highest of its outlined regions, a list for each: left, top, right and bottom in pixels of the
-    original image, area in such pixels, and peak in map thresholds. `region_count` says how many there are in all.
+    original image, area in such pixels, and peak on the anomaly map. `region_count` says how many there are in all.
     """
 
     image: str
@@ -40,8 +40,7 @@ def picture_of(image: Tensor, prediction: Prediction) -> Picture:
     drawn = (small_picture(image, _SIDE), small_overlay(image, prediction, _SIDE))
     small, heat = (_JPEG + base64.b64encode(each).decode() for each in drawn)
     found = prediction.regions()
-    scale = prediction.map_threshold or 1.0
-    regions = [[*each.box, each.area, each.peak / scale] for each in found[:_MOST_REGIONS]]
+    regions = [[*each.box, each.area, each.peak] for each in found[:_MOST_REGIONS]]
     return Picture(small, heat, regions, len(found))
 
 
