@@ -20,10 +20,11 @@ from torch import Tensor
 from softpatch.data.demo import RECURRING
 from softpatch.data.flange import Defect, photograph
 from softpatch.data.framing import Framing
+from softpatch.memory.belief import Hypotheses, believe
 from softpatch.results import Prediction
-from softpatch.review.audit import AuditedImage, AuditedRegion, Counterpart, FolderAudit, ImageGroup
+from softpatch.review.audit import AuditedImage, AuditedRegion, Counterpart, FolderAudit
 from softpatch.review.audit_page import PAGE, write_audit_page
-from softpatch.review.questions import Hypotheses, believe
+from softpatch.review.groups import ImageGroup
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

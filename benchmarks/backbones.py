@@ -20,8 +20,8 @@ from weight_rule import contaminated, measure, prepare, read, spread
 
 from softpatch.config import preset_settings
 from softpatch.data.layouts import Dataset, open_dataset
-from softpatch.detector import PatchDetector
 from softpatch.features.backbone import Backbone, _import_timm, load_backbone
+from softpatch.patch_detector import PatchDetector
 
 METHODS = ("softpatch+", "patchcore")
 KEY = ("dataset", "backbone", "coreset_ratio", "left_out", "noise_ratio", "seed", "method")

@@ -26,8 +26,8 @@ from softpatch.config import Settings, preset_settings
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, file_ref, image_files, read_in_batches
 from softpatch.data.layouts import Dataset, open_dataset
-from softpatch.detector import Learned, PatchDetector, choose_banks
 from softpatch.features.backbone import Backbone, load_backbone
+from softpatch.patch_detector import Learned, PatchDetector, choose_banks
 
 Scores = tuple[Tensor, Tensor]
 

@@ -33,10 +33,10 @@ from softpatch.config import preset_settings
 from softpatch.data.contamination import contaminate
 from softpatch.data.framing import Framing
 from softpatch.data.layouts import open_dataset
-from softpatch.detector import PatchDetector
 from softpatch.features.backbone import load_backbone
 from softpatch.memory.agreement import concentrate, image_distances
 from softpatch.memory.projection import project
+from softpatch.patch_detector import PatchDetector
 from softpatch.scoring.anomaly_map import anomaly_maps
 
 LARGEST = 0.4
@@ -71,7 +71,7 @@ class Case:
     def order(self) -> dict[float, Tensor]:
         """The images (n,) that are trusted when so large a share of them is: see `concentrate`."""
         count = len(self.among)
-        rounds = concentrate(self.among, torch.arange(count), AUDITED)
+        rounds = concentrate(self.among, torch.arange(count), AUDITED, rounds=9)
         left = {1.0: torch.arange(count)}
         for step, scores in enumerate(rounds[:-1], start=1):
             share = round(1 - step * STEP, 2)

@@ -16,8 +16,9 @@ from weight_rule import embed
 
 from softpatch.config import preset_settings
 from softpatch.data.layouts import open_dataset
-from softpatch.detector import PatchDetector, calibration_images, left_out_scores
+from softpatch.detector import left_out_scores
 from softpatch.features.backbone import load_backbone
+from softpatch.patch_detector import PatchDetector, calibration_images
 from softpatch.scoring.threshold import decision_threshold
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)

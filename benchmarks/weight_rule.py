@@ -22,12 +22,12 @@ from softpatch.data.contamination import contaminate
 from softpatch.data.framing import Framing
 from softpatch.data.images import read_in_batches
 from softpatch.data.layouts import Dataset, open_dataset
-from softpatch.detector import PatchDetector
 from softpatch.features.backbone import Backbone, load_backbone
 from softpatch.features.embedding import patch_embeddings
 from softpatch.memory.neighbours import nearest_neighbours
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
+from softpatch.patch_detector import PatchDetector
 from softpatch.scoring.anomaly_map import anomaly_maps
 
 METHODS = {

@@ -1,6 +1,7 @@
 """Distances from patches to images, against all pairs computed one by one, and what images make of each other."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from softpatch.memory.agreement import (
+    Audit,
     audit_images,
     concentrate,
     estimate_contamination,
@@ -18,6 +20,8 @@ from softpatch.memory.agreement import (
     support_radii,
     two_groups,
 )
+from softpatch.memory.belief import NO_ANSWERS
+from softpatch.memory.discriminators import NoiseSettings, noise_scores
 from softpatch.memory.estimate import Contamination
 
 
@@ -50,11 +54,13 @@ def folder(good: int, defective: int) -> Tensor:
     return images.half()
 
 
-def apart(images: Tensor) -> Tensor:
-    """Distances (N, P) to the nearest patch at the same position of another image."""
-    distances = torch.cdist(images.float().transpose(0, 1), images.float().transpose(0, 1))
-    distances.diagonal(dim1=1, dim2=2).fill_(math.inf)
-    return distances.amin(dim=2).T
+def audit_of(images: Tensor, answers: Mapping[int, bool] = NO_ANSWERS) -> Audit:
+    """The audit of images (N, P, D) by the scores of the two discriminators that it needs."""
+    scores = {name: torch.zeros(images.shape[:2]) for name in ("nearest", "lof")}
+    for positions, found in noise_scores(images, tuple(scores), NoiseSettings(min(6, len(images) - 1), 0.01)):
+        for name in scores:
+            scores[name][:, positions] = found[name]
+    return audit_images(images, scores["nearest"], scores["lof"], answers)
 
 
 def test_repeated_defects_lose_their_company() -> None:
@@ -63,14 +69,14 @@ def test_repeated_defects_lose_their_company() -> None:
     images[17:, :10] += 5
     distances = image_distances(images, images)
     distances.diagonal(dim1=0, dim2=2).fill_(math.inf)
-    rounds = concentrate(distances, torch.arange(20), highest=4)
+    rounds = concentrate(distances, torch.arange(20), highest=4, rounds=9)
     assert rounds[0][17:].max() < 3 * rounds[0][:17].max()
     assert rounds[-1][17:].min() > 20 * rounds[-1][:17].max()
 
 
 def test_good_images_are_trusted_and_defective_ones_are_not() -> None:
     images = folder(30, 6)
-    audit = audit_images(images, apart(images))
+    audit = audit_of(images)
     assert audit.trusted[30:].sum() == 0
     assert audit.trusted[:30].sum() >= 20
     assert audit.contamination.estimate == pytest.approx(1 / 6, abs=0.01)
@@ -80,7 +86,7 @@ def test_good_images_are_trusted_and_defective_ones_are_not() -> None:
 
 def test_few_images_are_all_trusted() -> None:
     images = folder(6, 1)
-    audit = audit_images(images, apart(images))
+    audit = audit_of(images)
     assert audit.trusted.all()
     assert not audit.contamination.identifiable
 
@@ -88,9 +94,39 @@ def test_few_images_are_all_trusted() -> None:
 def test_of_many_images_some_are_references(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("softpatch.memory.agreement.REFERENCES", 15)
     images = folder(40, 5)
-    audit = audit_images(images, apart(images))
+    audit = audit_of(images)
     assert len(audit.references) == 15
     assert audit.trusted[40:].sum() == 0
+
+
+def test_evidence_is_highest_of_what_is_anomalous() -> None:
+    images = folder(30, 6)
+    audit = audit_of(images)
+    assert audit.evidence[30:].min() > audit.evidence[:30].max()
+    assert audit.apart[30:].amax(dim=1).min() > 2 * audit.reach
+    assert audit.suspects[30:].sort().values[:, :8].max() < 10  # where the defects are
+
+
+def test_answers_decide_whom_to_trust() -> None:
+    images = folder(30, 6)
+    audit = audit_of(images, {3: True, 31: False})
+    assert not audit.trusted[3]
+    assert audit.trusted[31]
+    # as far as 31 is good, so is whoever looks less anomalous
+    assert audit.trusted[audit.evidence < audit.evidence[31]].sum() >= 29
+    left = audit_of(images.roll(-3, dims=0), {0: True}).without_first(1)
+    assert len(left.trusted) == len(left.evidence) == 35
+    assert left.references.tolist() == list(range(35))
+
+
+def test_answers_make_the_contamination_certain() -> None:
+    images = folder(30, 6)
+    before = audit_of(images).contamination
+    asked = audit_of(images, {number: number >= 30 for number in range(24, 36)}).contamination
+    assert asked.high - asked.low < before.high - before.low
+    assert asked.low <= 1 / 6 <= asked.high
+    left = audit_of(images.roll(6, dims=0), {number: number < 6 for number in range(12)}).without_first(6)
+    assert left.contamination.estimate < 0.05
 
 
 def test_support_is_the_distance_to_a_trusted_image_and_to_several_of_any() -> None:
@@ -98,7 +134,7 @@ def test_support_is_the_distance_to_a_trusted_image_and_to_several_of_any() -> N
     places = torch.tensor([0.0, 1.0, 2.0, 4.0, 8.0, 16.0])
     images = places[:, None, None].half()
     trusted = torch.tensor([True, False, False, False, False, True])
-    audit = audit_images(images, torch.zeros(6, 1))
+    audit = audit_images(images, torch.zeros(6, 1), torch.zeros(6, 1))
     audit = replace(audit, trusted=trusted)
     nearest, several = support(images[:, 0], torch.arange(6), images, audit)
     assert nearest.tolist() == [16, 1, 2, 4, 8, 16]

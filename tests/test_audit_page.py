@@ -16,10 +16,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from softpatch.data.decisions import decision_key
 from softpatch.errors import ImageError, InputError
 from softpatch.review import audit_page
-from softpatch.review.audit import ImageGroup
-from softpatch.review.audit_page import PAGE, audit_id, decision_key, write_audit_page
+from softpatch.review.audit_page import PAGE, audit_id, write_audit_page
+from softpatch.review.groups import ImageGroup
 from softpatch.review.small_pictures import crop_around, crop_picture, small_heat, small_picture
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))

@@ -50,6 +50,7 @@ def test_info_says_what_a_model_is(model: Path, fitted: SoftPatch, capsys) -> No
     assert f"{patches:,} patches of {dim} numbers" in out
     assert "agreement, with resize 64, crop 64, backbone resnet18, weights random" in out
     assert "kept, of 13 images" in out
+    assert "names of images  kept, 13, some of images that were in memory" in out
     assert sha256(model.read_bytes()).hexdigest() in out
     assert "_" not in out.split("\n", 1)[1]  # no names of fields
 
@@ -82,10 +83,11 @@ def test_info_needs_no_weights(model: Path, capsys) -> None:
 
 
 def test_info_of_an_older_model_of_another_preset(model: Path, capsys) -> None:
-    sign(model, {"contamination": None, "package_version": "0.0.9"}, drop="left_out.")
+    sign(model, {"contamination": None, "record": None, "package_version": "0.0.9"}, drop="left_out.")
     _, out, _ = run(capsys, "info", model)
     assert "contamination  not estimated" in out
     assert "left-out scores  not kept" in out
+    assert "names of images  not kept; the model cannot be changed" in out
     assert "softpatch 0.0.9, format version 1" in out
 
 

@@ -83,7 +83,7 @@ def test_all_distances_at_every_pick_choose_the_same(
     kept = torch.arange(len(points)).flip(0)
     for count in (1, 50, 400):
         expected = coreset.greedy_coreset(points, kept, count)
-        assert torch.equal(coreset._pick_with_all_distances(points[kept].float(), kept, count, silent), expected)
+        assert torch.equal(coreset._pick_with_all_distances(points[kept].float(), kept, count, None, silent), expected)
 
 
 @pytest.mark.parametrize(("count", "dim"), [(900, 1), (900, 3), (700, 16), (700, 17), (700, 40)])
@@ -207,3 +207,28 @@ def test_beside_the_cpu_no_pick_waits_for_the_host() -> None:
             points, torch.arange(300, device="meta"), 40, progress=lambda _, done, total: reports.append((done, total))
         )
     assert reports[-1] == (40, 40)
+
+
+@pytest.mark.parametrize("shape", [normal, clusters, outliers, far_from_zero])
+@pytest.mark.parametrize("device_like", [False, True], ids=["by leaves", "all distances"])
+def test_an_older_coreset_is_added_to(shape: Callable, device_like: bool) -> None:
+    points = shape(700, 12, torch.Generator().manual_seed(3)).half()
+    first = greedy_coreset(points, 60)
+    rest = torch.ones(len(points), dtype=torch.bool)
+    rest[first] = False
+    others = rest.nonzero()[:, 0]
+    covered = torch.cdist(points[others].double(), points[first].double()).amin(dim=1).float()
+    if device_like:
+        added = coreset._pick_with_all_distances(points[others].float(), others, 90, covered, silent)
+    else:
+        added = coreset.greedy_coreset(points, others, 90, covered=covered)
+    assert torch.cat([first, added]).tolist() == greedy_coreset(points, 150).tolist()
+
+
+def test_what_is_covered_is_not_picked() -> None:
+    points = normal(50, 4, torch.Generator().manual_seed(0)).half()
+    covered = torch.zeros(50)
+    covered[[7, 9]] = torch.tensor([1.0, 2.0])
+    picks = coreset.greedy_coreset(points, torch.arange(50), 10, covered=covered)
+    assert picks.tolist() == [9, 7]
+    assert not len(coreset.greedy_coreset(points, torch.arange(50), 10, covered=torch.zeros(50)))

@@ -12,10 +12,10 @@ from torch import Tensor
 from conftest import tiny_softpatch
 from softpatch.config import Settings, preset_settings
 from softpatch.data.images import ImageRef, SkippedImage
-from softpatch.detector import PatchDetector
 from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
 from softpatch.features.backbone import torch_device
+from softpatch.patch_detector import PatchDetector
 from softpatch.symmetry import GROUPS
 
 SMALL = {"projected_dim": 8, "coreset_ratio": 0.25}

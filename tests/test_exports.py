@@ -8,9 +8,9 @@ import pytest
 
 from softpatch.data.decisions import decisions_for, read_decisions
 from softpatch.data.images import file_ref
+from softpatch.memory.belief import Belief, Hypotheses
 from softpatch.review.audit import AuditedImage, AuditedRegion, FolderAudit
 from softpatch.review.exports import write_coco, write_fiftyone
-from softpatch.review.questions import Belief, Hypotheses
 from test_region_tables import two_blots
 
 NAMES = ("1.png", "sub/1.png", "sub/caf\udce9\n.png", "good.png")

@@ -147,7 +147,7 @@ def test_outlying_share_follows_the_contamination() -> None:
     [("fixed", 0.01, 0.15), ("adaptive", 0.01, 0.05), ("adaptive", 0.04, 0.08), ("adaptive", 0.3, 0.15)],
 )
 def test_discard_share(rule: str, outlying: float, share: float) -> None:
-    noise = PatchNoise(torch.zeros(2, 2), torch.ones(2, 2), outlying, torch.zeros(2, 2))
+    noise = PatchNoise(torch.zeros(2, 2), torch.ones(2, 2), outlying, torch.zeros(2, 2), torch.zeros(2, 2))
     settings = preset_settings("softpatch+", {"discard_rule": rule})
     assert discard_share(noise, settings) == pytest.approx(share)
 

@@ -120,11 +120,16 @@ class Settings:
             raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
 
     @property
+    def fewest_images(self) -> int:
+        """How many training images are needed: each is compared with others, and LOF wants K of them."""
+        return self.lof_neighbors + 1 if "lof" in self.noise_names else 3
+
+    @property
     def noise_names(self) -> tuple[str, ...]:
         """The discriminators whose scores are needed, each once: for discarding, then for the soft weights."""
         weighing = () if self.weight_rule == "none" else (self.weight_discriminator,)
-        apart = ("nearest",) if self.discard_rule == "agreement" else ()
-        return tuple(dict.fromkeys((*self.discriminators, *weighing, *apart)))
+        auditing = ("nearest",) if self.discard_rule == "agreement" else ()
+        return tuple(dict.fromkeys((*self.discriminators, *weighing, *auditing)))
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,11 @@ Fit:     images -> feature maps -> patch embeddings -> noise scores -> kept patc
          -> memory bank -> decision threshold
 Predict: images -> feature maps -> patch embeddings -> neighbour distances -> patch scores -> anomaly map, image score
 
-`PatchDetector` begins at patch embeddings, `Detector` at images. Both are complete from the moment they exist.
+`PatchDetector` (patch_detector.py) begins at patch embeddings, `Detector` at images. Both are complete from the moment
+they exist.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -17,158 +18,24 @@ from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings, check_threshold
+from softpatch.data.decisions import NO_DECISIONS, Decision
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
-from softpatch.memory.agreement import audit_images
-from softpatch.memory.bank import ChosenPatches, MemoryBank, choose_patches, choose_supported_patches
 from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.estimate import Contamination
 from softpatch.memory.groups import image_groups
-from softpatch.memory.projection import project
-from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
 from softpatch.memory_budget import check_image_memory
-from softpatch.passes import first_pass, full_embeddings
+from softpatch.passes import embeddings_of_images, first_pass, full_embeddings
+from softpatch.patch_detector import PatchDetector, calibration_images, choose_banks, need_images
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
-from softpatch.symmetry import NONE, Symmetry, turned_positions
 from softpatch.threads import one_ahead
-
-_CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
-
-
-@dataclass(frozen=True, eq=False)
-class Learned:
-    """What a bank for the image score and one for the map will hold, and how contaminated the training images look.
-
-    The last is None where images were not compared with each other.
-    """
-
-    for_image: ChosenPatches
-    for_map: ChosenPatches
-    contamination: Contamination | None
-
-
-@dataclass(frozen=True, eq=False)
-class PatchDetector:
-    """One memory bank for the image score, one for the anomaly map: the same object in SoftPatch and PatchCore.
-
-    Patch embeddings are float16 here as in the banks, so that a patch is at distance 0 from itself.
-    """
-
-    classification: MemoryBank
-    segmentation: MemoryBank
-
-    @classmethod
-    def fit(
-        cls,
-        embeddings: Tensor,
-        settings: Settings,
-        *,
-        symmetries: Sequence[Symmetry] = NONE,
-        progress: Progress = silent,
-    ) -> "PatchDetector":
-        """Learn from the patch embeddings (N·G, P, D) float16 of the copies that G `symmetries` make of N images.
-
-        Some of the images may be anomalous.
-
-        Raises `InputError` for another shape or dtype, values that are not finite numbers, and fewer images than the
-        discriminators need.
-        """
-        if embeddings.ndim != 3 or embeddings.dtype != torch.float16 or not embeddings.isfinite().all():
-            shape, dtype = tuple(embeddings.shape), embeddings.dtype
-            raise InputError(f"patch embeddings are finite float16 (N, P, D), not {shape} {dtype}")
-        _need_images(len(embeddings) // len(symmetries), settings)
-        projected = project(embeddings, settings.projected_dim, settings.seed)
-        patches = embeddings.flatten(0, 1)
-        learned = choose_banks(projected, settings, symmetries=symmetries, progress=progress)
-        return cls.of(learned, lambda chosen: patches[chosen])
-
-    @classmethod
-    def of(cls, learned: Learned, embeddings_of: Callable[[Tensor], Tensor]) -> "PatchDetector":
-        """Make the banks of chosen patches; `embeddings_of` gives their embeddings (M, D) float16 by indices (M,)."""
-        for_image, for_map = learned.for_image, learned.for_map
-        classification = for_image.bank(embeddings_of(for_image.indices))
-        if for_map is for_image:
-            return cls(classification, classification)
-        if for_map.indices is for_image.indices:
-            return cls(classification, classification.with_radii(for_map.radii))
-        return cls(classification, for_map.bank(embeddings_of(for_map.indices)))
-
-    def score(self, embeddings: Tensor, *, owners: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Score patch embeddings (N, P, D).
-
-        Gives image scores (N,) float32, the positions (N,) int64 of the patches that have them, and patch scores (N, P)
-        float32 for the anomaly map.
-        `owners` (N,) are given for training images, by their numbers: each is scored as if it had given no patch.
-        """
-        patch_scores = self.segmentation.score(embeddings, owners=owners)
-        if self.segmentation is self.classification:
-            return *patch_scores.max(dim=1), patch_scores
-        return *self.classification.highest(embeddings, patch_scores, owners=owners), patch_scores
-
-    def to(self, device: torch.device) -> "PatchDetector":
-        """The same detector on another device."""
-        classification = self.classification.to(device)
-        if self.segmentation is self.classification:
-            return PatchDetector(classification, classification)
-        if self.segmentation.patches is self.classification.patches:
-            return PatchDetector(classification, classification.with_radii(self.segmentation.radii.to(device)))
-        return PatchDetector(classification, self.segmentation.to(device))
-
-
-def choose_banks(
-    projected: Tensor,
-    settings: Settings,
-    *,
-    symmetries: Sequence[Symmetry] = NONE,
-    progress: Progress = silent,
-) -> Learned:
-    """Choose the patches for the image score's bank and for the map's, from projected embeddings (N·G, P, d) float16.
-
-    They are of the copies that G `symmetries` make of each of N images, the image itself first. Noise is judged among
-    the images themselves, since a defect must not find its own copies; a copy's patch is trusted as what it shows.
-    """
-    copies = len(symmetries)
-    noise = judge_patches(projected[::copies], settings, progress=progress)
-    if settings.discard_rule == "agreement":
-        audit = audit_images(projected[::copies], noise.apart, progress=progress)
-        for_image, for_map = settings.discard_fraction, settings.segmentation_discard_fraction
-        supported = choose_supported_patches(
-            projected,
-            noise.weights,
-            audit,
-            noisiest(noise.fused, for_image),
-            noisiest(noise.fused, for_image if for_map is None else for_map),
-            turned_positions(symmetries, projected.shape[1]).to(projected.device),
-            coreset_ratio=settings.coreset_ratio,
-            max_bank_size=settings.max_bank_size,
-            progress=progress,
-        )
-        return Learned(*supported, audit.contamination)
-    fused, weights = noise.fused, noise.weights
-    if copies > 1:
-        places = turned_positions(symmetries, projected.shape[1]).to(projected.device)
-        fused, weights = fused[:, places].flatten(0, 1), weights[:, places].flatten(0, 1)  # (N·G, P)
-
-    def choose(discard_fraction: float) -> ChosenPatches:
-        return choose_patches(
-            projected,
-            kept_patches(fused, discard_fraction),
-            weights,
-            copies=copies,
-            coreset_ratio=settings.coreset_ratio,
-            max_bank_size=settings.max_bank_size,
-            progress=progress,
-        )
-
-    for_image, for_map = discard_share(noise, settings), settings.segmentation_discard_fraction
-    chosen = choose(for_image)
-    return Learned(chosen, chosen if for_map is None or for_map == for_image else choose(for_map), None)
+from softpatch.training_record import TrainingRecord, training_record
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,8 +45,8 @@ class Detector:
     `grid` is the patch grid (H, W). `threshold` applies to image scores, as does the lower `check_threshold`, and
     `map_threshold` to anomaly maps. Of each of the `training_images` so many `copies` were learned from, turned and
     mirrored; 1 is the image alone. How many of them look anomalous says `contamination`, None where the settings do not
-    have images compared with each other. `left_out` are the scores that the thresholds were taken from, None in a model
-    written before they were kept.
+    have images compared with each other. `left_out` are the scores that the thresholds were taken from, and `record`
+    says which images were learned from; None in a model written before they were kept.
     """
 
     settings: Settings
@@ -194,6 +61,7 @@ class Detector:
     copies: int
     contamination: Contamination | None
     left_out: LeftOutScores | None
+    record: TrainingRecord | None
 
     @classmethod
     def fit(
@@ -202,18 +70,20 @@ class Detector:
         settings: Settings,
         runtime: Runtime,
         *,
+        decisions: Mapping[str, Decision] = NO_DECISIONS,
         on_skip: Callable[[SkippedImage], None] | None = None,
         on_note: Callable[[str], None] | None = None,
         progress: Progress = silent,
     ) -> "Detector":
         """Learn from unlabelled images, of which some may be anomalous.
 
-        An unreadable image goes to `on_skip`, or raises `ImageError` without it; a copy of another image is left out
-        and goes to `on_skip` too. What a user should know of the images goes to `on_note`, in a sentence. Raises
-        `InputError` where fewer images can be used than the discriminators need.
+        A person's `decisions`, by the names of images, are used: of what is to be rejected is learned only that it is
+        bad, and what is to be kept is trusted. An unreadable image goes to `on_skip`, or raises `ImageError` without
+        it; a copy of another image is left out and goes to `on_skip` too. What a user should know of the images goes to
+        `on_note`, in a sentence. Raises `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
-        _need_images(len(refs), settings)
+        need_images(len(refs), settings)
         device = torch_device(runtime.device)
         check_image_memory(settings, runtime, device)
         backbone = load_backbone(
@@ -228,18 +98,26 @@ class Detector:
         )
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
-            seen = first_pass(refs, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
-            _need_images(len(seen.refs), settings)
+            ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
+            seen = first_pass(ordered, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
+            asked = {number: decisions.get(ref.name) for number, ref in enumerate(seen.refs)}
+            answers = {number: asked[number] == "reject" for number in asked if asked[number] in ("keep", "reject")}
+            rejected = sum(answers.values())
+            count = len(seen.refs) - rejected
+            need_images(count, settings)
             copies, positions = len(seen.symmetries), seen.projected.shape[1]
-            groups = image_groups(seen.projected[::copies])
+            groups = image_groups(seen.projected[rejected * copies :: copies])
             if on_note and len(groups) > 1:
-                on_note(_note_on_groups([[seen.refs[number].name for number in group] for group in groups]))
-            learned = choose_banks(seen.projected, settings, symmetries=seen.symmetries, progress=progress)
-            numbers = calibration_images(len(seen.refs))
+                on_note(_note_on_groups([[seen.refs[rejected + n].name for n in group] for group in groups]))
+            learned = choose_banks(
+                seen.projected, settings, symmetries=seen.symmetries, answers=answers, progress=progress
+            )
+            numbers = calibration_images(count)
             calibration = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten()
             calibration = calibration.to(seen.projected.device)
             needed = torch.unique(torch.cat([calibration, learned.for_image.indices, learned.for_map.indices]))
-            patches = full_embeddings(seen, needed, backbone, settings, runtime, progress=progress)
+            first = rejected * copies * positions
+            patches = full_embeddings(seen, needed + first, backbone, settings, runtime, progress=progress)
 
         def embeddings_of(indices: Tensor) -> Tensor:
             return patches[torch.searchsorted(needed, indices)]
@@ -247,9 +125,15 @@ class Detector:
         banks = PatchDetector.of(learned, embeddings_of).to(device)
         embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
         left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
+        if rejected:
+            bad = embeddings_of_images(seen.refs[:rejected], backbone, settings, runtime)
+            banks = banks.with_known_bad(bad, float(left_out.image_scores.median()))
+            left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         contamination = None if learned.contamination is None else learned.contamination.estimate
         thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
-        found = (*astuple(thresholds), len(seen.refs), copies, learned.contamination, left_out)
+        learned_from = slice(rejected, None)
+        record = training_record(seen.refs[learned_from], seen.digests[learned_from], numbers.tolist(), seen.symmetries)
+        found = (*astuple(thresholds), count, copies, learned.contamination, left_out, record)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
     def thresholds_at(self, false_alarm_rate: float) -> Thresholds:
@@ -288,10 +172,15 @@ class Detector:
         refs: Sequence[ImageRef],
         *,
         threshold: float | None = None,
+        numbers: Mapping[str, int] | None = None,
         on_skip: Callable[[SkippedImage], None] | None = None,
         progress: Progress = silent,
     ) -> Iterator[Prediction]:
-        """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`."""
+        """Judge images one after the other, in order; an unreadable one goes to `on_skip` or raises `ImageError`.
+
+        `numbers`, by the images' names, are those of training images, or -1 for others: each is judged as if it had
+        given no patch.
+        """
         used = self if threshold is None else self.with_threshold(threshold)
         framing = Framing(self.settings.resize, self.settings.crop)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
@@ -309,13 +198,13 @@ class Detector:
             for batch, sizes, images in batches
         )
         for batch, sizes, embeddings in one_ahead(embedded):
-            image_scores, peaks, patch_scores = self.banks.score(embeddings)
+            owners = None if numbers is None else torch.tensor([numbers[ref.name] for ref in batch])
+            owners = None if owners is None else owners.to(embeddings.device)
+            image_scores, peaks, patch_scores = self.banks.score(embeddings, owners=owners)
             maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy()
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
-                row, column = divmod(int(peaks[i]), columns)
-                x, y = (column + 0.5) * size / columns - 0.5, (row + 0.5) * size / rows - 0.5
-                peak_x, peak_y = framing.to_original(x, y, width, height)
+                peak_x, peak_y = framing.patch_to_original(int(peaks[i]), self.grid, width, height)
                 yield Prediction(
                     path=ref.name,
                     image_score=float(image_scores[i]),
@@ -340,20 +229,6 @@ def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:
         f"the images fall into {len(groups)} groups that have little in common: {examples}; "
         "give each product, camera and light a folder of its own"
     )
-
-
-def _need_images(count: int, settings: Settings) -> None:
-    # an image is compared with others; LOF wants K of them
-    needed = settings.lof_neighbors + 1 if "lof" in settings.noise_names else 3
-    if count < needed:
-        raise InputError(
-            f"{count} usable training images are too few; these settings need at least {needed}, better 50 or more"
-        )
-
-
-def calibration_images(count: int) -> Tensor:
-    """Numbers of the training images, evenly spaced, that the decision threshold is taken from."""
-    return torch.linspace(0, count - 1, min(count, _CALIBRATION_IMAGES)).long()
 
 
 def left_out_scores(

@@ -1,6 +1,6 @@
 """The estimator that most Python users need: explicit settings, `fit`, `predict`, `save`, `load`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from inspect import signature
 from pathlib import Path
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings, resolve_weights
+from softpatch.data.decisions import NO_DECISIONS, Decision, decisions_for, read_decisions
 from softpatch.data.folder import PassedOver
 from softpatch.data.images import SkippedImage
 from softpatch.data.inputs import Images, choose_images, is_one_image
@@ -156,6 +157,7 @@ class SoftPatch:
         *,
         layout: str = "auto",
         category: str | None = None,
+        decisions: str | Path | Mapping[str, Decision] = NO_DECISIONS,
         on_skip: Callable[[SkippedImage], None] | None = None,
         on_note: Callable[[str], None] | None = None,
         progress: Progress = silent,
@@ -168,13 +170,24 @@ class SoftPatch:
         given; so do masks, thumbnails and copies, which are left out silently where none is given. Raises `InputError`
         for too few images and `WeightsError` where the backbone's weights cannot be had. What else a user should know,
         such as that the images fall into groups, goes to `on_note`.
+
+        `decisions` are what a person said of some images, by their paths, or the file that says so (see
+        `softpatch.data.decisions`): images to "reject" are left out and known to be bad from then on, those to "keep"
+        are trusted. Raises `InputError` where they are of other images.
         """
         chosen = choose_images(images, "train", layout=layout, category=category)
         _tell(chosen.passed_over, on_skip)
         for note in chosen.notes if on_note else ():
             on_note(note)  # type: ignore[misc]
+        given = read_decisions(Path(decisions)) if isinstance(decisions, (str, Path)) else decisions
         self._detector = Detector.fit(
-            chosen.refs, self.settings, self._runtime, on_skip=on_skip, on_note=on_note, progress=progress
+            chosen.refs,
+            self.settings,
+            self._runtime,
+            decisions=decisions_for(given, chosen.refs),
+            on_skip=on_skip,
+            on_note=on_note,
+            progress=progress,
         )
         return self
 

@@ -16,12 +16,13 @@ from torch import Tensor
 import softpatch
 from softpatch.atomic import replacing
 from softpatch.config import Runtime
-from softpatch.detector import Detector, PatchDetector
+from softpatch.detector import Detector
 from softpatch.errors import ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
 from softpatch.memory.bank import MemoryBank
 from softpatch.memory_budget import check_image_memory
 from softpatch.passes import embedding_shape
+from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress, silent
 from softpatch.scoring.threshold import LeftOutScores
 from softpatch.stored_model import (
@@ -34,6 +35,7 @@ from softpatch.stored_model import (
     contents_digest,
     read_model,
 )
+from softpatch.training_record import stored_record
 
 
 def save_detector(detector: Detector, path: Path) -> None:
@@ -48,6 +50,10 @@ def save_detector(detector: Detector, path: Path) -> None:
     if detector.left_out is not None:
         tensors["left_out.image_scores"] = detector.left_out.image_scores.contiguous()
         tensors["left_out.map_peaks"] = detector.left_out.map_peaks.contiguous()
+    record = None
+    if detector.record is not None:
+        record, digests = stored_record(detector.record)
+        tensors["record.digests"] = torch.from_numpy(digests.copy())
     header = {
         "format_version": FORMAT_VERSION,
         "package_version": softpatch.__version__,
@@ -64,6 +70,7 @@ def save_detector(detector: Detector, path: Path) -> None:
         "training_images": detector.training_images,
         "copies": detector.copies,
         "contamination": None if detector.contamination is None else asdict(detector.contamination),
+        "record": record,
     }
     header["digest"] = contents_digest(header, {name: tensor.numpy() for name, tensor in tensors.items()})
     with replacing(path) as temporary:
@@ -116,6 +123,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
         copies=stored.copies,
         contamination=stored.contamination,
         left_out=None if stored.left_out is None else LeftOutScores(*_tensors(stored.left_out)),
+        record=stored.record,
     )
 
 

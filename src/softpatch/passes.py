@@ -5,7 +5,7 @@ is not all there is to know, a second pass looks at the images again and keeps t
 that were chosen.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -23,6 +23,7 @@ from softpatch.memory.projection import project
 from softpatch.memory_budget import embedding_store, fit_memory
 from softpatch.progress import Progress
 from softpatch.symmetry import NONE, SAMPLE, Symmetry, find_symmetries, transform
+from softpatch.training_record import TrainingRecord
 
 
 def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, int], int]:
@@ -53,25 +54,31 @@ def first_pass(
     runtime: Runtime,
     folder: Path,
     *,
+    known: TrainingRecord | None = None,
     on_skip: Callable[[SkippedImage], None] | None,
+    on_images: Callable[[Tensor], None] = lambda _: None,
     progress: Progress,
 ) -> Seen:
     """Look at every image; one that cannot be read goes to `on_skip`, or raises `ImageError` without it.
 
     Of images that are equal as they are seen the first is used, and the others go to `on_skip` if there is one: a copy
-    would vouch for what it shows, and hide from its left-out score.
+    would vouch for what it shows, and hide from its left-out score. So do copies of images that are `known`, since they
+    were learned from before; then the symmetries are theirs, and not looked for. What is used goes to `on_images`,
+    batch by batch, as it is seen (B, 3, h, w).
 
     What does not fit in the memory budget is kept in `folder`. Raises `InputError`, before more than a sample is read,
     where even that is not enough.
     """
     grid, dim = embedding_shape(backbone, settings)
     weights = sum(weight.numel() * weight.element_size() for weight in backbone.network.parameters())
-    symmetries = product_symmetries(refs, backbone, settings, runtime)
+    symmetries = known.symmetries if known else product_symmetries(refs, backbone, settings, runtime)
+    before = dict(zip(known.digests, known.paths, strict=True)) if known else {}
     copies = len(symmetries)
     need = fit_memory(len(refs) * copies, prod(grid), dim, settings, weights)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: dict[bytes, ImageRef] = {}
-    for batch, images in _distinct(refs, settings, runtime, usable, on_skip):
+    for batch, images in _distinct(refs, settings, runtime, before, usable, on_skip):
+        on_images(images)
         start = (len(usable) - len(batch)) * copies
         embeddings = _embeddings_of_copies(images, symmetries, backbone, settings)
         projected[start : len(usable) * copies] = project(embeddings, settings.projected_dim, settings.seed)
@@ -90,7 +97,7 @@ def product_symmetries(
     if settings.symmetries == "none":
         return NONE
     sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE)).long()]
-    images = [batch for _, batch in _distinct(sample, settings, runtime, {}, lambda _: None)]
+    images = [batch for _, batch in _distinct(sample, settings, runtime, {}, {}, lambda _: None)]
     if not images:
         return NONE
 
@@ -132,6 +139,14 @@ def full_embeddings(
     return found
 
 
+def embeddings_of_images(
+    refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
+) -> Iterator[Tensor]:
+    """Patch embeddings (B, P, D) float16 of images, a batch after the other."""
+    for _, _, images in _read(refs, settings, runtime, None):
+        yield patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
+
+
 def _read(
     refs: Sequence[ImageRef],
     settings: Settings,
@@ -146,17 +161,22 @@ def _distinct(
     refs: Sequence[ImageRef],
     settings: Settings,
     runtime: Runtime,
+    before: Mapping[bytes, str],
     seen: dict[bytes, ImageRef],
     on_skip: Callable[[SkippedImage], None] | None,
 ) -> Iterator[tuple[list[ImageRef], Tensor]]:
-    """Batch by batch, images (B, 3, h, w) whose like is not among those `seen`, to which they are added."""
+    """Batch by batch, images (B, 3, h, w) whose like is not among those `seen`, to which they are added.
+
+    Nor is it among those learned from `before`, by digest and name.
+    """
     for batch, _, images in _read(refs, settings, runtime, on_skip):
         new: dict[bytes, int] = {}
         for number, (ref, digest) in enumerate(zip(batch, pixel_digests(images), strict=True)):
-            if digest not in seen:
+            if digest not in seen and digest not in before:
                 seen[digest], new[digest] = ref, number
             elif on_skip:
-                on_skip(SkippedImage(ref.name, f"the same image as {seen[digest].name}"))
+                original = before.get(digest) or seen[digest].name
+                on_skip(SkippedImage(ref.name, f"the same image as {original}", original))
         if new:
             chosen = list(new.values())
             yield [batch[number] for number in chosen], images if len(chosen) == len(batch) else images[chosen]

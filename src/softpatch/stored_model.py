@@ -19,6 +19,7 @@ from softpatch.config import LARGEST, Settings
 from softpatch.data.paths import check_model_exists
 from softpatch.errors import InputError, ModelFileError
 from softpatch.memory.estimate import Contamination
+from softpatch.training_record import TrainingRecord, checked_record
 
 FORMAT_VERSION = 1
 HEADER = "softpatch"  # one metadata key only: the order of several is not fixed
@@ -66,6 +67,7 @@ class StoredModel:
     classification: StoredBank
     segmentation: StoredBank
     left_out: StoredScores | None
+    record: TrainingRecord | None
 
 
 def check_can_save(path: Path) -> None:
@@ -102,6 +104,10 @@ def read_model(path: Path) -> StoredModel:
         if classification.patches.shape[1] != segmentation.patches.shape[1]:
             raise ValueError("its two banks hold embeddings of different sizes")
         rows, columns = (_whole(side, "grid") for side in header["grid"])
+        images, copies = (_whole(header[name], name) for name in ("training_images", "copies"))
+        if max(classification.owners.max(), segmentation.owners.max()) >= images:
+            raise ValueError("its banks hold patches of images that it did not learn from")
+        left_out = _left_out_scores(tensors)
         threshold = _number(header["threshold"], "threshold")
         return StoredModel(
             format_version=header["format_version"],
@@ -114,12 +120,13 @@ def read_model(path: Path) -> StoredModel:
             threshold=threshold,
             check_threshold=_number(header.get("check_threshold", threshold), "check_threshold"),
             map_threshold=_number(header["map_threshold"], "map_threshold"),
-            training_images=_whole(header["training_images"], "training_images"),
-            copies=_whole(header["copies"], "copies"),
+            training_images=images,
+            copies=copies,
             contamination=_contamination(header.get("contamination")),
             classification=classification,
             segmentation=segmentation,
-            left_out=_left_out_scores(tensors),
+            left_out=left_out,
+            record=_record(header, tensors, images=images, copies=copies, left_out=left_out),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ModelFileError(f"{path} is not a sensible softpatch model: {error}; fit anew") from error
@@ -222,7 +229,20 @@ def _left_out_scores(tensors: dict[str, NDArray[Any]]) -> StoredScores | None:
     for each in (scores.image_scores, scores.map_peaks):
         if each.dtype != np.float32 or each.ndim != 1 or not len(each) or not bool((each >= 0).all()):
             raise ValueError("its left-out scores are not float32 numbers from 0 on")
+    if len(scores.image_scores) != len(scores.map_peaks):
+        raise ValueError("its left-out scores of images and of maps are not as many")
     return scores
+
+
+def _record(
+    header: dict[str, Any], tensors: dict[str, NDArray[Any]], *, images: int, copies: int, left_out: StoredScores | None
+) -> TrainingRecord | None:
+    """None in a file that has none: it is older."""
+    values = header.get("record")
+    if values is None:
+        return None
+    scores = 0 if left_out is None else len(left_out.image_scores)
+    return checked_record(values, tensors["record.digests"], images=images, copies=copies, scores=scores)
 
 
 def _number(value: Any, name: str) -> float:

@@ -189,7 +189,8 @@ def _load(content: bytes, folder: Path) -> object:
 
 WRONG: list[Any] = [None, "x", -1, 0, [], {}, [[]], True, 1e308, 2**70, "../../x", "\0", [1, [2]], math.inf]
 HEADER_FIELDS = ["format_version", "settings", "backbone", "grid", "threshold", "check_threshold", "map_threshold"]
-HEADER_FIELDS += ["training_images", "copies", "contamination", "digest", "package_version"]
+HEADER_FIELDS += ["training_images", "copies", "contamination", "record", "digest", "package_version"]
+RECORD_FIELDS = ["folder", "names", "calibrated", "symmetries"]
 TENSORS = ["patches", "weights", "owners"]
 
 
@@ -211,6 +212,10 @@ def with_field(content: bytes, name: str, value: Any, folder: Path) -> object:
 
 def with_setting(content: bytes, name: str, value: Any, folder: Path) -> object:
     return _load(with_header(content, lambda header: header["settings"].update({name: value})), folder)
+
+
+def with_record(content: bytes, name: str, value: Any, folder: Path) -> object:
+    return _load(with_header(content, lambda header: header["record"].update({name: value})), folder)
 
 
 def with_tensor(content: bytes, name: str, change: Callable[[torch.Tensor], torch.Tensor], folder: Path) -> object:
@@ -246,6 +251,9 @@ def model_cases(content: bytes) -> Iterator[Case]:
     for name in [field.name for field in fields(Settings)]:
         for value in (None, "x", -1, [], 2**70, 1e308):
             yield Case("model setting", f"{name} = {value!r}", partial(with_setting, content, name, value))
+    for name in RECORD_FIELDS:
+        for value in WRONG:
+            yield Case("model record", f"{name} = {str(value)[:12]!r}", partial(with_record, content, name, value))
     for name in TENSORS:
         for what, change in CHANGES.items():
             yield Case("model tensor", f"{name} {what}", partial(with_tensor, content, name, change))

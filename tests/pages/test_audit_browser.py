@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from audit_page import made_up_audit, one_picture
 
+from softpatch.data.decisions import decision_key
+from softpatch.memory.belief import Hypotheses, believe, next_question
 from softpatch.review import audit_page
-from softpatch.review.audit import FolderAudit, ImageGroup
-from softpatch.review.audit_page import PAGE, decision_key, write_audit_page
+from softpatch.review.audit import FolderAudit
+from softpatch.review.audit_page import PAGE, write_audit_page
+from softpatch.review.groups import ImageGroup
 from softpatch.review.page import visible_text
-from softpatch.review.questions import Hypotheses, believe, next_question
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

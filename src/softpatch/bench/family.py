@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from softpatch.bench.features import Features
+from softpatch.bench.oracle import ask, audit_of, rejected_first
 from softpatch.bench.outcome import Outcome
 from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
 from softpatch.data.images import ImageRef
-from softpatch.detector import PatchDetector
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
 from softpatch.passes import product_symmetries
+from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.symmetry import Symmetry, transform
@@ -25,12 +26,20 @@ _BATCH = 16
 
 
 def run(
-    split: ContaminatedSplit, features: Features, settings: Settings, *, drop_images: bool, progress: Progress
+    split: ContaminatedSplit,
+    features: Features,
+    settings: Settings,
+    *,
+    drop_images: bool,
+    answers: int = 0,
+    asked: str = "page",
+    progress: Progress,
 ) -> Outcome:
     """Fit the training images of a split and judge its test images.
 
     With `drop_images` those that are noisiest are left out, as large a share as `settings.discard_fraction`, and the
-    rest is learned from as PatchCore does (the image-level denoising of section 5.3.3).
+    rest is learned from as PatchCore does (the image-level denoising of section 5.3.3). With `answers` a person who
+    knows the truth says so much of it (see `softpatch.bench.oracle`).
     """
     symmetries = product_symmetries(split.train, features.backbone, settings, features.runtime)
     copies = [copy for ref in split.train for copy in symmetric_copies(ref, symmetries)]
@@ -40,7 +49,17 @@ def run(
     if drop_images:
         train = train[quiet_images(train, settings)]
         settings = replace(settings, **PRESETS["patchcore"])
-    detector = PatchDetector.fit(train, settings, symmetries=symmetries, progress=progress)
+    given: dict[int, bool] = {}
+    found: dict[str, float] = {}
+    if answers:
+        truth = split.train_is_anomalous
+        audit = audit_of(train[:: len(symmetries)], settings)
+        for count in (0, answers):
+            given, belief = ask(audit, truth, count, asked=asked, seed=settings.seed)
+            found |= {f"low_after_{count}": belief.low, f"high_after_{count}": belief.high}
+        order, given = rejected_first(given, len(truth))
+        train = train.view(len(truth), len(symmetries), *train.shape[1:])[order].flatten(0, 1)
+    detector = PatchDetector.fit(train, settings, symmetries=symmetries, answers=given, progress=progress)
     fitted = time.perf_counter()
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
     looked = time.perf_counter()
@@ -52,7 +71,7 @@ def run(
         maps += list(anomaly_maps(grids, settings.crop, settings.smoothing_sigma).numpy())
         progress("predict", len(maps), len(test))
     ended = time.perf_counter()
-    return Outcome(torch.cat(scores).numpy(), maps, looking + fitted - began, ended - looked)
+    return Outcome(torch.cat(scores).numpy(), maps, looking + fitted - began, ended - looked, found)
 
 
 def symmetric_copies(ref: ImageRef, symmetries: Sequence[Symmetry]) -> list[ImageRef]:

@@ -11,6 +11,8 @@ from typing import Any
 
 BUDGETS = ("paper", "small")
 """Of training, for the methods that train a network."""
+ASKED = ("page", "random")
+"""In what order a person is asked about training images: as the page of an audit asks, or at random."""
 _DISCRIMINATORS = ("nearest", "gaussian", "lof")
 
 

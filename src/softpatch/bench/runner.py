@@ -213,10 +213,12 @@ def _measured(
         refs = tuple(ref for ref, keep in zip(split.train, good, strict=True) if keep)
         learned = replace(split, train=refs, train_is_anomalous=(False,) * len(refs))
     outcome = _run(task, learned, features, task.detector_settings(), progress)
-    metrics = evaluate_scores(*truth.of(split.test, outcome)).as_dict()
+    scored = truth.of(split.test, outcome)
+    metrics = {**evaluate_scores(*scored).as_dict(), "missed_at_1": _missed(*scored[:2])}
     predicting = features.seconds_per_image + outcome.predict_seconds / len(split.test)
     return {
         **{name: None if value is None else round(value, 5) for name, value in metrics.items()},
+        **{name: round(value, 5) for name, value in outcome.found.items()},
         "fit_seconds": round(features.seconds_per_image * len(learned.train) + outcome.fit_seconds, 3),
         "predict_seconds": round(predicting * len(split.test), 3),
         "images_per_second": round(1 / predicting, 2),
@@ -228,6 +230,13 @@ def _measured(
     }
 
 
+def _missed(labels: NDArray[np.bool_], scores: NDArray[np.float32], false_alarms: float = 0.01) -> float | None:
+    """The share of anomalous images that score no higher than 1 % of the good ones do; None where either is absent."""
+    if labels.all() or not labels.any():
+        return None
+    return float((scores[labels] <= np.quantile(scores[~labels], 1 - false_alarms)).mean())
+
+
 def _run(task: Task, split: ContaminatedSplit, features: Features, settings: Settings, progress: Progress) -> Outcome:
     run = METHODS[task.method].run
     if run == "padim":
@@ -237,7 +246,15 @@ def _run(task: Task, split: ContaminatedSplit, features: Features, settings: Set
         return trained(split, features, settings, task.budget, progress=progress)
     if run in _MUTUAL:
         return mutual.run(split, features, settings, _MUTUAL[run], progress=progress)
-    return family.run(split, features, settings, drop_images=run == "images", progress=progress)
+    return family.run(
+        split,
+        features,
+        settings,
+        drop_images=run == "images",
+        answers=task.answers,
+        asked=task.asked,
+        progress=progress,
+    )
 
 
 def _keep(task: Task, folder: Path, split: ContaminatedSplit, outcome: Outcome) -> str:

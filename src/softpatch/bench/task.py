@@ -23,7 +23,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from softpatch.bench.methods import BUDGETS, METHODS
+from softpatch.bench.methods import ASKED, BUDGETS, METHODS
 from softpatch.config import LAYOUTS, PROTOCOLS, Settings, one_of, preset_settings
 from softpatch.errors import InputError
 
@@ -37,7 +37,9 @@ class Task:
 
     `data` is the folder of the dataset or of the category, seen from where the benchmark is run. `settings` are those
     of `Settings` that differ from the method's own, without backbone, weights and seed, which are the task's. `budget`
-    is for methods that train a network: "paper", or "small" for what a CPU can do.
+    is for methods that train a network: "paper", or "small" for what a CPU can do. Of so many training images a person
+    who knows the truth `answers` whether they are anomalous, `asked` in the order of an audit's page or at random; this
+    is for methods of the PatchCore family.
     """
 
     data: str
@@ -50,6 +52,8 @@ class Task:
     weights: str = Settings.weights
     layout: str = "auto"
     budget: str = "paper"
+    answers: int = 0
+    asked: str = "page"
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -57,6 +61,12 @@ class Task:
         one_of("protocol", self.protocol, PROTOCOLS)
         one_of("layout", self.layout, ("auto", *LAYOUTS))
         one_of("budget", self.budget, BUDGETS)
+        one_of("asked", self.asked, ASKED)
+        if self.answers < 0 or (self.answers and METHODS[self.method].run != "patches"):
+            raise InputError(
+                f"`answers` is {self.answers} for the method {self.method!r}; it is 0 or more, and 0 where a method "
+                "cannot use them"
+            )
         if (self.protocol == "clean") != (self.noise_ratio == 0):
             raise InputError(
                 f"`noise_ratio` is {self.noise_ratio} in the protocol {self.protocol!r}; it is 0 in 'clean' alone"
@@ -73,7 +83,8 @@ class Task:
 
     def as_row(self) -> dict[str, Any]:
         """One flat record, ready for JSON, that tells this task from any other."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "settings"}
+        unused = ("settings",) if self.answers else ("settings", "answers", "asked")
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in unused}
         return {**values, **{name: _plain(self.settings[name]) for name in sorted(self.settings)}}
 
 

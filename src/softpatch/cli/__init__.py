@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import softpatch
-from softpatch.cli import bench, judge, learn, model
+from softpatch.cli import bench, judge, learn, model, review
 from softpatch.cli.verb import Verb, examples, see_help
 from softpatch.errors import SoftPatchError, is_out_of_memory
 
@@ -25,6 +25,7 @@ app = typer.Typer(
 )
 _VERBS = (
     (learn.fit, ["softpatch fit photos/ -o product.safetensors"]),
+    (review.audit, ["softpatch audit photos/ -o audit"]),
     (judge.predict, ["softpatch predict product.safetensors new/ -o results --overlays"]),
     (judge.evaluate, ["softpatch evaluate product.safetensors dataset/bottle --csv judged.csv"]),
     (judge.report, ["softpatch report product.safetensors dataset/bottle -o report"]),

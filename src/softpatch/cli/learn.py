@@ -10,6 +10,7 @@ from softpatch.cli.options import (
     Category,
     CheckShare,
     CoresetRatio,
+    Decisions,
     FalseAlarmRate,
     Layout,
     ListOnly,
@@ -50,6 +51,7 @@ def fit(
     false_alarm_rate: FalseAlarmRate = Settings.false_alarm_rate,
     check_share: CheckShare = Settings.check_share,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = Settings.seed,
+    decisions: Decisions = None,
     layout: Layout = "auto",
     category: Category = None,
     list_only: ListOnly = False,
@@ -75,7 +77,7 @@ def fit(
     }
     preset_settings(preset, settings)  # a value out of its range is told of before anything slow is imported
     paths = given_paths(images)
-    check_given(weights=weights, images=paths)
+    check_given(weights=weights, images=[*paths, decisions])
     from softpatch.stored_model import check_can_save
 
     if not list_only:
@@ -95,7 +97,11 @@ def fit(
     try:
         with progress_bar() as progress:
             estimator.fit(
-                chosen.refs, on_skip=None if strict else skipped.append, on_note=notes.append, progress=progress
+                chosen.refs,
+                decisions=decisions or {},
+                on_skip=None if strict else skipped.append,
+                on_note=notes.append,
+                progress=progress,
             )
         estimator.save(output)
     finally:

@@ -50,6 +50,10 @@ Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
 Layout = Annotated[str, choice("How the folder is laid out", ("auto", *LAYOUTS))]
 Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
 ListOnly = Annotated[bool, typer.Option("--list", help="Only list which files would be taken or passed over, and why.")]
+Decisions = Annotated[
+    Path | None,
+    typer.Option(help="What people decided on the images: decisions.csv, or what a labelling tool exported."),
+]
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
 CheckShare = Annotated[float, typer.Option(help="Share of good images, beside those, that somebody is to check.")]

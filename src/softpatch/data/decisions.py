@@ -10,6 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, get_args
 
 from softpatch.data.cells import path_cell
@@ -20,6 +21,7 @@ from softpatch.errors import InputError
 
 Decision = Literal["keep", "reject", "unsure"]
 DECISIONS: tuple[Decision, ...] = get_args(Decision)
+NO_DECISIONS: Mapping[str, Decision] = MappingProxyType({})
 _LARGEST_FILE = 50_000_000  # bytes
 _SHOWN = 200  # characters of what a file says
 

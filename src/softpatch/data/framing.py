@@ -64,6 +64,19 @@ class Framing:
         y_original = (y + self.margin + 0.5) * height / self.resize - 0.5
         return min(max(x_original, 0.0), width - 1.0), min(max(y_original, 0.0), height - 1.0)
 
+    def patch_to_original(self, position: int, grid: tuple[int, int], width: int, height: int) -> tuple[float, float]:
+        """The centre of a patch in the original image, given its position (row-major) in a patch grid (H, W)."""
+        rows, columns = grid
+        row, column = divmod(position, columns)
+        x, y = (column + 0.5) * self.crop / columns - 0.5, (row + 0.5) * self.crop / rows - 0.5
+        return self.to_original(x, y, width, height)
+
+    def patch_from_original(self, x: float, y: float, grid: tuple[int, int], width: int, height: int) -> int:
+        """The position of the patch in a patch grid (H, W) that shows a point of the original image."""
+        rows, columns = grid
+        x_crop, y_crop = self.from_original(x, y, width, height)
+        return (y_crop * rows // self.crop) * columns + x_crop * columns // self.crop
+
     def from_original(self, x: float, y: float, width: int, height: int) -> tuple[int, int]:
         """The pixel (x, y) of the crop that shows a point of the original image, or the nearest to it."""
         x_crop, y_crop = (

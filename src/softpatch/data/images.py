@@ -37,10 +37,12 @@ class ImageRef:
 
 @dataclass(frozen=True)
 class SkippedImage:
-    """An image that was left out, and the reason in one sentence."""
+    """An image that was left out, and the reason in one sentence; `copy_of` names the image that it equals, if that is
+    why."""
 
     name: str
     reason: str
+    copy_of: str | None = None
 
 
 def image_files(path: Path) -> list[Path]:

@@ -7,15 +7,18 @@ far as other images agree, which its *support radius* says: how far from it one 
 several of any.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from softpatch.memory.belief import NO_ANSWERS, believe, first_hypotheses
 from softpatch.memory.estimate import Contamination
+from softpatch.memory.evidence import image_evidence
 from softpatch.memory.shorth import SMALLEST, middle_and_spread
 from softpatch.progress import Progress, silent
 from softpatch.threads import single_threaded_workers
@@ -30,6 +33,8 @@ _PAIRS = 2000  # of whole images that are compared where there are so few
 _AUDITED = 0.01  # of an image's patches: the most anomalous, whose mean is its audit score
 _AT_ONCE = 0.05  # of the images are dropped
 _LEAST_DROPPED, _MOST_DROPPED = 0.1, 0.4
+_ROUNDS = round(_MOST_DROPPED / _AT_ONCE) + 1
+_SUSPICIOUS = 0.2  # images at least this probably anomalous are not trusted, once there are answers
 _LOOKED_AT = 5  # rounds of dropping, whose mean excess is steadier than each
 _CLEAN_EXCESS = 0.04  # of a clean folder, about
 _DROPPED_FOR_EACH = 3.5  # image that stands out, since more do not
@@ -46,44 +51,97 @@ _SOME = 8  # patches of which one is looked at
 class Audit:
     """What training images make of each other: which are `trusted` (N,), bool, and how contaminated they look.
 
-    `references` (M,) int64 are the numbers of those that all were compared with.
+    `references` (M,) int64 are the numbers of those that all were compared with, and `evidence` (N,) float64 says how
+    much speaks against each (see `image_evidence`). `suspects` (N, m) int64 are the positions of patches that were
+    looked at, and `apart` (N, m) how far each is from the nearest trusted image.
     """
 
     trusted: Tensor
     references: Tensor
     contamination: Contamination
+    evidence: Tensor
+    suspects: Tensor
+    apart: Tensor
+
+    def without_first(self, count: int) -> "Audit":
+        """The same audit of all but the first images, which were found to be anomalous."""
+        left = len(self.trusted) - count
+        values = (self.contamination.estimate, self.contamination.low, self.contamination.high)
+        shares = (min(1.0, max(0.0, (value * len(self.trusted) - count) / left)) for value in values)
+        references = self.references[self.references >= count] - count
+        return replace(
+            self,
+            trusted=self.trusted[count:],
+            references=references,
+            contamination=Contamination(*shares),
+            evidence=self.evidence[count:],
+            suspects=self.suspects[count:],
+            apart=self.apart[count:],
+        )
+
+    @property
+    def reach(self) -> float:
+        """How far the oddest patch of a trusted image is from the nearest other: the median over trusted images."""
+        return float(self.apart[self.trusted].amax(dim=1).float().median())
 
 
-def audit_images(projected: Tensor, apart: Tensor, *, progress: Progress = silent) -> Audit:
+def audit_images(
+    projected: Tensor,
+    nearest: Tensor,
+    lof: Tensor,
+    answers: Mapping[int, bool] = NO_ANSWERS,
+    *,
+    progress: Progress = silent,
+) -> Audit:
     """Judge images by each other, from their patches' embeddings (N, P, d) float16.
 
-    `apart` (N, P) says how far each patch is from those at the same position of other images: only the tenth that is
-    farthest is compared with whole images, or more where there are few images. Dropped are 3.5 times as many images as
-    stand out, within 10 and 40 %.
+    `nearest` and `lof` (N, P) are the scores of these discriminators. By the former the tenth of the patches that are
+    farthest from those at their position are compared with whole images, or more where there are few images. Dropped
+    are 3.5 times as many images as stand out, within 10 and 40 %; or as many as a person's `answers` ask for, which say
+    of some images whether they are anomalous (see `trusted_by_answers`).
     """
     count, positions, dim = projected.shape
     references = torch.linspace(0, count - 1, min(count, REFERENCES), device=projected.device).long()
-    if count < _FEWEST:
-        everything = torch.ones(count, dtype=torch.bool, device=projected.device)
-        return Audit(everything, references, Contamination(0.0, 0.0, 0.5))
     share = min(1.0, max(_SUSPECTS, _PAIRS / (count * len(references))))
-    suspects = apart.topk(min(positions, max(8, round(share * positions))), dim=1).indices
+    suspects = nearest.topk(min(positions, max(8, round(share * positions))), dim=1).indices
     asked = projected.gather(1, suspects[:, :, None].expand(-1, -1, dim))
     distances = image_distances(asked, projected[references], progress=progress)
     distances[references, :, torch.arange(len(references), device=references.device)] = torch.inf
     highest = max(1, round(_AUDITED * positions))
-    scores = concentrate(distances, references, highest)
-    standing_out = share_standing_out(scores[:_LOOKED_AT])
-    contamination = estimate_contamination(scores[:_LOOKED_AT])
-    dropped = min(_MOST_DROPPED, max(_LEAST_DROPPED, _DROPPED_FOR_EACH * standing_out))
-    steps = round(dropped / _AT_ONCE)
-    trusted = torch.zeros(count, dtype=torch.bool, device=projected.device)
-    trusted[_lowest(scores[steps - 1], 1 - steps * _AT_ONCE)] = True
-    return Audit(trusted, references, contamination)
+    rounds = concentrate(distances, references, highest, 1 if count < _FEWEST else _ROUNDS)
+    evidence = image_evidence(rounds, lof)
+    trusted = torch.ones(count, dtype=torch.bool, device=projected.device)
+    contamination = Contamination(0.0, 0.0, 0.5)
+    if count >= _FEWEST:
+        contamination = estimate_contamination(rounds[:_LOOKED_AT])
+        dropped = min(_MOST_DROPPED, max(_LEAST_DROPPED, _DROPPED_FOR_EACH * share_standing_out(rounds[:_LOOKED_AT])))
+        steps = round(dropped / _AT_ONCE)
+        trusted[:] = False
+        trusted[_lowest(rounds[steps - 1], 1 - steps * _AT_ONCE)] = True
+    if answers:
+        trusted, contamination = trusted_by_answers(evidence, contamination, answers)
+        trusted = trusted.to(projected.device)
+    apart = distances[:, :, trusted[references]].amin(dim=2) if trusted[references].any() else distances.amin(dim=2)
+    return Audit(trusted, references, contamination, evidence, suspects, apart)
 
 
-def concentrate(distances: Tensor, references: Tensor, highest: int) -> list[Tensor]:
-    """Drop the least trusted images, 5 % at a time, and judge all anew by those left, down to 60 %: scores (N,) each.
+def trusted_by_answers(
+    evidence: Tensor, contamination: Contamination, answers: Mapping[int, bool]
+) -> tuple[Tensor, Contamination]:
+    """Which images a person's answers let one trust, bool (N,), and what they say of the contamination.
+
+    Trusted is who was found good, and of the others the less suspicious half at least, and all whose suspicion is less
+    than a fifth.
+    """
+    x = evidence.numpy()
+    belief = believe(x, first_hypotheses(x, contamination), answers)
+    trusted = torch.from_numpy(belief.suspicion <= max(_SUSPICIOUS, np.median(belief.suspicion)))
+    trusted[list(answers)] = ~torch.tensor(list(answers.values()))
+    return trusted, Contamination(belief.contamination, belief.low, belief.high)
+
+
+def concentrate(distances: Tensor, references: Tensor, highest: int, rounds: int) -> list[Tensor]:
+    """Drop the least trusted images, 5 % at a time, and judge all anew by those left: scores (N,) of each round.
 
     `distances` (N, m, M) of patches to reference images are infinite to their own. An image's score is the mean of the
     `highest` of its patches' distances to the second nearest of the references left: the second, because a defect that
@@ -92,7 +150,7 @@ def concentrate(distances: Tensor, references: Tensor, highest: int) -> list[Ten
     count = len(distances)
     left = torch.ones(count, dtype=torch.bool, device=distances.device)
     found = []
-    for step in range(round(_MOST_DROPPED / _AT_ONCE) + 1):
+    for step in range(rounds):
         known = distances[:, :, left[references]]
         second = torch.stack([image.float().kthvalue(min(2, image.shape[1]), dim=1).values for image in known])
         found.append(second.topk(min(highest, second.shape[1]), dim=1).values.mean(dim=1))

@@ -71,9 +71,24 @@ class MemoryBank:
         other.__dict__["index"] = self.index  # as cached_property keeps it
         return other
 
+    def joined(self, other: "MemoryBank") -> "MemoryBank":
+        """The patches of both, whose owners are numbers of the same images."""
+        pairs = zip(self._values, other._values, strict=True)
+        return MemoryBank(*(torch.cat(pair) for pair in pairs))
+
+    def of_images(self, numbers: Tensor) -> "MemoryBank":
+        """Only the patches of images with the given `numbers` (N,), which rise; their owners are places among these."""
+        kept = torch.isin(self.owners, numbers)
+        patches, weights, owners, radii = (value[kept] for value in self._values)
+        return MemoryBank(patches, weights, torch.searchsorted(numbers, owners), radii)
+
     def to(self, device: torch.device) -> "MemoryBank":
         """The same bank on another device."""
-        return MemoryBank(*(value.to(device) for value in (self.patches, self.weights, self.owners, self.radii)))
+        return MemoryBank(*(value.to(device) for value in self._values))
+
+    @property
+    def _values(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.patches, self.weights, self.owners, self.radii
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +122,7 @@ def choose_patches(
     those kept. Their owners are numbers of images, of which every `copies` of the N show the same.
     """
     count, positions, dim = projected.shape
-    size = _bank_size(count * positions, copies, coreset_ratio, max_bank_size)
+    size = bank_size(count * positions // copies, coreset_ratio, max_bank_size)
     chosen = greedy_coreset(projected.view(count * positions, dim), kept, size, progress=progress)
     weights = weights.flatten()[chosen]
     return ChosenPatches(chosen, weights, chosen // (positions * copies), torch.zeros_like(weights))
@@ -135,7 +150,7 @@ def choose_supported_patches(
     """
     copies, (_, positions, dim) = len(places), projected.shape
     patches = projected.view(-1, dim)
-    size = _bank_size(len(patches), copies, coreset_ratio, max_bank_size)
+    size = bank_size(len(patches) // copies, coreset_ratio, max_bank_size)
     sure = (audit.trusted[:, None] & ~doubtful)[:, places].flatten()
     some = greedy_coreset(patches, sure.nonzero()[:, 0], max(1, int(_SURE * size)), progress=progress)
     others = greedy_coreset(patches, (~sure).nonzero()[:, 0], size - len(some), progress=progress)
@@ -154,5 +169,6 @@ def choose_supported_patches(
     return supported(unsure), supported(unsure_for_map)
 
 
-def _bank_size(patches: int, copies: int, coreset_ratio: float, max_bank_size: int) -> int:
-    return min(max_bank_size, max(1, int(coreset_ratio * patches / copies + 1e-9)))
+def bank_size(patches: int, coreset_ratio: float, max_bank_size: int) -> int:
+    """How many patches a bank holds of so many, copies not counted."""
+    return min(max_bank_size, max(1, int(coreset_ratio * patches + 1e-9)))

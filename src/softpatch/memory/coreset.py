@@ -21,7 +21,9 @@ _ROUNDING = 1e-8  # of the largest squared norm, beside SLACK
 _REPORT_EVERY = 1024
 
 
-def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progress = silent) -> Tensor:
+def greedy_coreset(
+    points: Tensor, kept: Tensor, count: int, *, covered: Tensor | None = None, progress: Progress = silent
+) -> Tensor:
     """Choose `count` of the points (M, D) float16 that are kept, or all where there are fewer.
 
     `kept` (K,) int64 are indices into the points, and so is what is returned, in the order of picking. The first pick
@@ -29,16 +31,21 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     point farthest from the picks before it, the first in `kept` where distances tie. Points that coincide are picked
     once, so there may be fewer picks than `count`.
 
+    Where an older coreset is added to, `covered` (K,) float32 are the distances of the kept points to it: it counts as
+    picked before, so that the first pick is the point farthest from it.
+
     Exact. Only the leaf that holds the farthest point has to know all picks: distances in the others are what they
     were when it last held it, and can only shrink. A leaf that catches up passes over picks, and points over others,
     where a bound says that they cannot be nearer than a pick before; few distances are computed in full. Memory beyond
     the arguments: about 190 bytes for every kept point, and 4·(D + 51) for every pick.
     """
+    if covered is not None:
+        kept, covered = kept[covered > 0], covered[covered > 0]
     count = min(count, len(kept))
     if count == 0:
-        return torch.empty(0, dtype=torch.int64)
+        return torch.empty(0, dtype=torch.int64, device=points.device)
     if points.device.type != "cpu":
-        return _pick_with_all_distances(points[kept].float(), kept, count, progress)
+        return _pick_with_all_distances(points[kept].float(), kept, count, covered, progress)
     from softpatch.memory.kernels.picking import pick
 
     blocks = torch.split(kept, _BLOCK)
@@ -48,14 +55,18 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     leaves = lay_out(points, kept, mean.float(), axes)
     described = (leaves.members, leaves.rows, leaves.rests, leaves.lows, leaves.highs)
     layout = (half_bits(points), kept.numpy(), *described)
-    squared = np.where(leaves.members < 0, np.float32(-1), UNSEEN)  # to the nearest pick known; -1 where no point is
-    worst, farthest, known = squared.max(axis=1), *np.zeros((2, len(squared)), np.int64)  # of each leaf
+    before = UNSEEN if covered is None else covered.square().numpy()[leaves.members]
+    squared = np.where(leaves.members < 0, np.float32(-1), before)  # to the nearest pick known; -1 where no point is
+    worst, known = squared.max(axis=1), np.zeros(len(squared), np.int64)  # of each leaf
+    farthest = _first_where(squared == worst[:, None], leaves.members)
     highest = np.maximum.reduceat(worst, range(0, len(worst), LEAF))
     chosen = tuple(np.empty((count, width), np.float32) for width in (axes.shape[1] + 1, points.shape[1]))
     columns = np.empty((len(leaves.lows), count), np.float32)
     rounding = np.float32(_ROUNDING * float(from_mean.max()))
     picks = np.empty(count, np.int64)  # places in `kept`
     cell = int(np.flatnonzero(leaves.members.ravel() == int(from_mean.argmin()))[0])
+    if covered is not None:
+        cell = int(_first_where(squared.ravel() == worst.max(), leaves.members.ravel()))
     for start in range(0, count, _REPORT_EVERY):
         progress("coreset", start, count)
         end = min(count, start + _REPORT_EVERY)
@@ -66,11 +77,21 @@ def greedy_coreset(points: Tensor, kept: Tensor, count: int, *, progress: Progre
     return kept[picks[np.sort(first)]]
 
 
-def _pick_with_all_distances(values: Tensor, kept: Tensor, count: int, progress: Progress) -> Tensor:
+def _first_where(chosen: np.ndarray, members: np.ndarray) -> np.ndarray:
+    """Along the last axis, where the lowest of the `members` is that are `chosen`, bool of the same shape."""
+    place: np.ndarray = np.where(chosen, members, np.iinfo(np.int64).max).argmin(axis=-1)
+    return place
+
+
+def _pick_with_all_distances(
+    values: Tensor, kept: Tensor, count: int, covered: Tensor | None, progress: Progress
+) -> Tensor:
     """The same picks of values (K, D), as suits a GPU: all distances at every pick, and no wait for any of them."""
-    nearest = torch.full((len(kept),), torch.inf, device=values.device)
+    nearest = torch.full((len(kept),), torch.inf, device=values.device) if covered is None else covered
     picks = torch.empty(count, dtype=torch.int64, device=values.device)
     pick = (values - values.double().mean(dim=0)).square().sum(dim=1).argmin().view(1)
+    if covered is not None:
+        pick = covered.argmax().view(1)
     for done in range(count):
         picks[done : done + 1] = pick
         distances = torch.cdist(values[pick], values, compute_mode="donot_use_mm_for_euclid_dist")[0]

@@ -19,14 +19,15 @@ class PatchNoise:
     """What the discriminators make of all training patches.
 
     `fused` (N, P) decides which patches are kept; `weights` (N, P) are their soft weights; `outlying` in [0, 1] is the
-    share of patches that stand out at their position (see `outlying_share`). `apart` (N, P) are the distances to the
-    nearest patch at the same position, where the settings ask for them.
+    share of patches that stand out at their position (see `outlying_share`). `nearest` and `lof` (N, P)
+    are the scores of these discriminators, 0 where the settings do not ask for them.
     """
 
     fused: Tensor
     weights: Tensor
     outlying: float
-    apart: Tensor
+    nearest: Tensor
+    lof: Tensor
 
 
 def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress = silent) -> PatchNoise:
@@ -43,7 +44,7 @@ def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress =
                 scores[name][:, group] = values
             progress("noise scores", group.stop, positions)
     fused = projected.new_zeros(count, positions, dtype=torch.float32)
-    apart = scores.get("nearest", fused)
+    nearest, lof = (scores.get(name, fused) for name in ("nearest", "lof"))
     weights = torch.ones_like(fused)
     chosen = [scores[name] for name in settings.discriminators]
     if len(chosen) == 1:
@@ -54,7 +55,7 @@ def judge_patches(projected: Tensor, settings: Settings, *, progress: Progress =
         weights = scores[settings.weight_discriminator]
     if settings.weight_rule == "clipped":
         weights = clip_above_quantile(weights, settings.weight_clip_quantile)
-    return PatchNoise(fused, weights, min((outlying_share(score) for score in chosen), default=0.0), apart)
+    return PatchNoise(fused, weights, min((outlying_share(score) for score in chosen), default=0.0), nearest, lof)
 
 
 def outlying_share(scores: Tensor) -> float:

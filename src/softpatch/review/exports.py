@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from softpatch.data.paths import path_below, shared_folder
-from softpatch.review.audit import AuditedImage, Box, FolderAudit
+from softpatch.review.audit import AuditedImage, FolderAudit
 from softpatch.review.coco import coco_annotation, coco_image, write_coco_file
+from softpatch.scoring.regions import Box
 
+SUSPECTS = "suspects.json"
+"""The file that `audit` leaves in a folder for labelling tools."""
 SUSPECT = 0.5
 """Images of this suspicion or more are exported: rather anomalous than not."""
 

@@ -38,6 +38,8 @@ def model_info(path: Path) -> dict[str, Any]:
         "check_threshold": stored.check_threshold,
         "map_threshold": stored.map_threshold,
         "left_out_images": len(stored.left_out.image_scores) if stored.left_out else None,
+        "recorded_images": len(stored.record.names) if stored.record else None,
+        "folder": stored.record.folder if stored.record else None,
     }
 
 
@@ -64,6 +66,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
     kept = record["left_out_images"]
     return [
         ("learned from", f"{record['training_images']:,} images{copies}"),
+        ("names of images", _names(record["recorded_images"], record["folder"])),
         ("contamination", str(Contamination(**contamination)) if contamination else "not estimated"),
         ("threshold", f"image score {record['threshold']:.4g}, to check above {record['check_threshold']:.4g}"),
         ("threshold of maps", f"{record['map_threshold']:.4g}"),
@@ -80,6 +83,12 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("size", f"{record['bytes'] / 1e6:.1f} MB"),
         ("SHA-256", record["sha256"]),
     ]
+
+
+def _names(count: int | None, folder: str | None) -> str:
+    if count is None:
+        return "not kept; the model cannot be changed"
+    return f"kept, {count:,}, " + (f"below {folder}" if folder else "some of images that were in memory")
 
 
 def _changed(settings: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@
 const VERBS = { keep: 'Keep', reject: 'Reject', unsure: 'Unsure' };
 const DONE = { keep: 'Kept', reject: 'Rejected', unsure: 'Unsure of' };
 const OPEN = [0.1, 0.9]; // between them an answer still teaches something
+const QUESTIONS = 30;
+const LEAST_OPEN = 5;
 const LARGEST_FILE = 50e6; // bytes, of a file of decisions
 
 const data = JSON.parse(document.getElementById('data').textContent);
@@ -67,8 +69,9 @@ function update() {
   const answers = new Map([...decisions].filter(([, decision]) => decision !== 'unsure')
     .map(([number, decision]) => [number, decision === 'reject']));
   belief = believe(evidence, hypotheses, answers);
-  const open = images.filter((_, number) => !decisions.has(number)
+  const left = images.filter((_, number) => !decisions.has(number)
     && belief.suspicion[number] > OPEN[0] && belief.suspicion[number] < OPEN[1]).length;
+  const open = Math.min(left, Math.max(LEAST_OPEN, QUESTIONS - decisions.size));  // as many as a person may want to answer
   byId('contamination').textContent = contaminationText();
   byId('progress').textContent = open
     ? `${decisions.size} of about ${decisions.size + open} questions answered; next: the image whose answer would teach most.`

@@ -8,10 +8,17 @@ page of an audit does the same in the browser.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softpatch.memory.estimate import Contamination
+
+NO_ANSWERS: Mapping[int, bool] = MappingProxyType({})
+_CENTRES = np.linspace(0, 10, 41)  # spreads of good images' evidence
+_SLOPES = (0.5, 1.0, 2.0, 4.0)
+_OUTSIDE = 0.05  # of the weight of a hypothesis whose share lies within the interval
 _QUANTILE = 1.645  # standard deviations about the mean that hold 90 % of a normal curve
 
 
@@ -28,6 +35,18 @@ class Hypotheses:
         logits = self.slopes[:, None] * (x[None, :] - self.centres[:, None])
         found: NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -30, 30)))
         return found
+
+
+def first_hypotheses(x: NDArray[np.float64], contamination: Contamination) -> Hypotheses:
+    """What may divide images with evidence `x` (N,), before anything is answered.
+
+    Any centre from 0 to 10 is as likely as another, but for those whose share of anomalous images lies outside the
+    interval of an estimated `contamination`.
+    """
+    centres, slopes = (each.ravel() for each in np.meshgrid(_CENTRES, _SLOPES))
+    shares = Hypotheses(centres, slopes, np.ones_like(centres)).probabilities(x).mean(axis=1)
+    weights = np.where((shares >= contamination.low) & (shares <= contamination.high), 1.0, _OUTSIDE)
+    return Hypotheses(centres, slopes, weights / weights.sum())
 
 
 @dataclass(frozen=True, eq=False)

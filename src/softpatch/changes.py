@@ -1,0 +1,194 @@
+"""A fitted detector is changed: images are added to what it learned from, or removed, without learning anew.
+
+What a fit would do is approached, not repeated: patches of the images that stay are not chosen anew, and their left-out
+scores are those of before.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
+
+import torch
+from torch import Tensor
+
+from softpatch.atomic import remove_leftovers, temporary_prefix
+from softpatch.data.images import ImageRef, SkippedImage
+from softpatch.detector import Detector
+from softpatch.errors import InputError
+from softpatch.memory.bank import ChosenPatches, MemoryBank
+from softpatch.memory.estimate import Contamination
+from softpatch.memory.growth import additions_radii, choose_additions
+from softpatch.memory.projection import project
+from softpatch.passes import Seen, first_pass, full_embeddings
+from softpatch.patch_detector import PatchDetector
+from softpatch.progress import Progress, silent
+from softpatch.scoring.threshold import LeftOutScores, thresholds_at
+from softpatch.symmetry import turned_positions
+from softpatch.training_record import TrainingRecord, training_record, with_images
+
+
+def record_of(detector: Detector) -> tuple[TrainingRecord, LeftOutScores]:
+    """What a detector learned from, and the scores its thresholds come from; `InputError` where a model has neither."""
+    if detector.record is None or detector.left_out is None:
+        raise InputError("this model was written before models kept what they learned from; fit anew")
+    return detector.record, detector.left_out
+
+
+def add_images(
+    detector: Detector,
+    refs: Sequence[ImageRef],
+    *,
+    known_good: bool = False,
+    on_skip: Callable[[SkippedImage], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    progress: Progress = silent,
+) -> Detector:
+    """Learn from further unlabelled images, of which some may be anomalous.
+
+    Each is judged as it stands to what was learned before. One that is called good is trusted, as all are where they
+    are `known_good`. Of an image that is not trusted nothing is learned, or under the discard rule "agreement" only as
+    much as other images agree. Its score becomes a left-out score. Unreadable images, and copies of each other or of
+    those learned from, go to `on_skip`; how many images are not trusted goes to `on_note`, in a sentence.
+    """
+    record, _ = record_of(detector)
+    settings, runtime = detector.settings, detector.runtime
+    remove_leftovers(Path(gettempdir()))
+    with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
+        seen = first_pass(
+            refs, detector.backbone, settings, runtime, Path(folder), known=record, on_skip=on_skip, progress=progress
+        )
+        if not seen.refs:
+            return detector
+        judged = list(detector.predict(seen.refs, progress=progress))
+        stands_out = torch.tensor([answer.verdict != "good" for answer in judged])
+        if on_note and stands_out.any() and not known_good:
+            examples = [answer.path for answer in judged if answer.verdict != "good"]
+            on_note(
+                f"{len(examples)} of the {len(judged)} added images look anomalous and are not trusted, "
+                f"{examples[0]} for one"
+            )
+        trusted = ~stands_out | known_good
+        banks = _grown(detector, seen, trusted.to(seen.projected.device), progress=progress)
+    scores = torch.tensor([answer.image_score for answer in judged])
+    peaks = torch.tensor([float(answer.anomaly_map.max()) for answer in judged])
+    return _with_added(replace(detector, banks=banks), seen, scores, peaks, 0 if known_good else int(stands_out.sum()))
+
+
+def _grown(detector: Detector, seen: Seen, trusted: Tensor, *, progress: Progress) -> PatchDetector:
+    """The banks with what they lack of the images `seen`, of which some are `trusted`, bool (n,)."""
+    settings, device = detector.settings, seen.projected.device
+    banks = detector.banks.to(device)
+    places = turned_positions(seen.symmetries, seen.projected.shape[1]).to(device)
+
+    def described(bank: MemoryBank) -> Tensor:
+        return project(bank.patches, settings.projected_dim, settings.seed)
+
+    def choose(bank: MemoryBank) -> ChosenPatches:
+        return choose_additions(
+            bank,
+            described(bank),
+            seen.projected,
+            trusted,
+            places,
+            with_untrusted=settings.discard_rule == "agreement",
+            coreset_ratio=settings.coreset_ratio,
+            max_bank_size=settings.max_bank_size,
+            progress=progress,
+        )
+
+    for_image = choose(banks.classification)
+    shared = banks.segmentation.patches is banks.classification.patches
+    for_map = for_image if shared else choose(banks.segmentation)
+    needed = torch.unique(torch.cat([for_image.indices, for_map.indices]))
+    patches = full_embeddings(seen, needed, detector.backbone, settings, detector.runtime, progress=progress)
+
+    def joined(bank: MemoryBank) -> MemoryBank:
+        chosen = for_image if bank is banks.classification else for_map
+        radii = additions_radii(chosen, bank, described(bank), seen.projected, trusted, places)
+        new = replace(chosen, owners=chosen.owners + detector.training_images, radii=radii)
+        return bank.joined(new.bank(patches[torch.searchsorted(needed, new.indices)]))
+
+    return banks.with_banks(joined).to(detector.backbone.device)
+
+
+def _with_added(detector: Detector, seen: Seen, scores: Tensor, peaks: Tensor, anomalous: int) -> Detector:
+    """The detector with the record and the left-out scores (n,) of images `seen`, so many of which look anomalous.
+
+    Of a larger folder only some have left-out scores; as large a share of the new images has them.
+    """
+    record, left_out = record_of(detector)
+    before, new = detector.training_images, len(seen.refs)
+    sampled = max(1, round(new * len(record.calibrated) / before))
+    numbers = torch.linspace(0, new - 1, sampled).long()
+    added = training_record(seen.refs, seen.digests, (numbers + before).tolist(), record.symmetries)
+    scores = torch.cat([left_out.image_scores, scores[numbers]])
+    peaks = torch.cat([left_out.map_peaks, peaks[numbers]])
+    expected = (detector.settings.false_alarm_rate + detector.settings.check_share) * new
+    contamination = _counted_anew(detector.contamination, before, new, max(0.0, anomalous - expected))
+    return _recalibrated(detector, with_images(record, added), LeftOutScores(scores, peaks), contamination)
+
+
+def remove_images(detector: Detector, numbers: Sequence[int]) -> Detector:
+    """Forget images, by their numbers in the record: their patches, and their left-out scores.
+
+    Raises `InputError` where fewer images stay than the settings need, or nothing to judge by.
+    """
+    record, left_out = record_of(detector)
+    leaving = set(numbers)
+    staying = [number for number in range(detector.training_images) if number not in leaving]
+    fewest = detector.settings.fewest_images
+    scored = [place for place, number in enumerate(record.calibrated) if number not in leaving]
+    if len(staying) < fewest or not scored:
+        raise InputError(
+            f"without {len(leaving)} of its {detector.training_images} images the model would have learned from "
+            f"{len(staying)}, too few for its settings, which need {fewest}; remove fewer, or add others first"
+        )
+    banks = detector.banks.with_banks(lambda bank: bank.of_images(torch.tensor(staying, device=bank.owners.device)))
+    if not min(len(banks.classification.patches), len(banks.segmentation.patches)):
+        raise InputError(f"without these {len(leaving)} images nothing of the memory bank is left; remove fewer")
+    place_of = {number: place for place, number in enumerate(staying)}
+    kept = replace(
+        record,
+        names=tuple(record.names[number] for number in staying),
+        digests=tuple(record.digests[number] for number in staying),
+        calibrated=tuple(place_of[record.calibrated[place]] for place in scored),
+    )
+    gone = torch.tensor([number in leaving for number in record.calibrated])
+    share = float((left_out.image_scores[gone] > detector.check_threshold).float().mean()) if gone.any() else None
+    prior = 0.0 if detector.contamination is None else detector.contamination.estimate
+    anomalous = (prior if share is None else share) * len(leaving)
+    contamination = _counted_anew(detector.contamination, detector.training_images, -len(leaving), -anomalous)
+    scores = LeftOutScores(left_out.image_scores[~gone], left_out.map_peaks[~gone])
+    return _recalibrated(replace(detector, banks=banks), kept, scores, contamination)
+
+
+def _counted_anew(before: Contamination | None, images: int, more: int, anomalous: float) -> Contamination | None:
+    """The contamination of `images` and so many `more`, of which so many are `anomalous`; below 0 where some left."""
+    if before is None:
+        return None
+    shares = ((images * share + anomalous) / (images + more) for share in (before.estimate, before.low, before.high))
+    return Contamination(*(min(1.0, max(0.0, share)) for share in shares))
+
+
+def _recalibrated(
+    detector: Detector, record: TrainingRecord, left_out: LeftOutScores, contamination: Contamination | None
+) -> Detector:
+    """The detector with another record and other left-out scores, whose thresholds follow.
+
+    Thresholds that somebody set stay.
+    """
+    changed = replace(
+        detector, training_images=len(record.names), record=record, left_out=left_out, contamination=contamination
+    )
+    if not is_calibrated(detector):
+        return changed
+    settings, estimate = detector.settings, None if contamination is None else contamination.estimate
+    found = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, estimate)
+    return replace(changed, **asdict(found))
+
+
+def is_calibrated(detector: Detector) -> bool:
+    """Whether the threshold is the one calibrated on the training images, rather than one that somebody set."""
+    calibrated = detector.thresholds_at(detector.settings.false_alarm_rate).threshold
+    return abs(calibrated - detector.threshold) <= 1e-6 * calibrated
