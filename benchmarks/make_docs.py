@@ -4,6 +4,7 @@
 
 A page says by `<!-- NAME:begin -->` and `<!-- NAME:end -->` what is made and where it stands; `parts` makes it. With
 --demo the demo runs into FOLDER first: its picture becomes the README's, its figures are kept in docs/lab/demo.json.
+Then its training images are audited, for pictures of that page.
 """
 
 import argparse
@@ -15,9 +16,11 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import audit_page
 import growth
 import performance
 import startup
+from browser import chromium
 
 from softpatch.atomic import replacing
 from softpatch.bench.figures import draw_figures
@@ -186,6 +189,10 @@ def main() -> None:
         kept = demo_figures(run_demo(arguments.demo))
         for source, name in PICTURES.items():
             shutil.copyfile(arguments.demo / source, ROOT / "docs/images" / name)
+        if chromium() is None:
+            print("There is no Chromium or Chrome; the pictures of the audit's page stay as they are.")
+        else:
+            audit_page.draw(arguments.demo / "images/train", ROOT / "docs/images")
         digest = hashlib.sha256((ROOT / "docs/images/why-noise-matters.png").read_bytes()).hexdigest()
         write(LAB / "demo.json", json.dumps({"figures": kept, "picture_sha256": digest}, indent=1) + "\n")
     made = parts()

@@ -25,7 +25,7 @@ from softpatch.review.small_pictures import crop_around, crop_picture, small_hea
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 
-from audit_page import made_up_audit, one_picture, prediction, product_audit
+from audit_page import made_up_audit, one_picture, prediction
 
 NAMES = ["a.png", "b.png", "c.png", "d.png"]
 AUDIT = made_up_audit(NAMES, anomalous=2)
@@ -65,6 +65,19 @@ def test_the_data_are_those_of_the_audit(tmp_path: Path) -> None:
         }
     ]
     assert data["hypotheses"]["weights"] == audit.hypotheses.weights.tolist()
+
+
+def test_paths_are_shown_below_the_folder_that_all_share(tmp_path: Path) -> None:
+    names = [f"/photos/line 3/{name}" for name in ("a/1.png", "a/2.png", "line 3.png")]
+    write_audit_page(made_up_audit(names, anomalous=1), tmp_path, one_picture)
+    images = data_of(tmp_path)["images"]
+    assert [image["path"] for image in images] == ["a/1.png", "a/2.png", "line 3.png"]
+    assert [image["key"] for image in images] == names
+    assert images[0]["regions"][0]["counterpart"] == "line 3.png"
+    assert "images of <bdi" in (page := (tmp_path / PAGE).read_text())
+    assert ">/photos/line 3</bdi>" in page
+    write_audit_page(made_up_audit(["/a/1.png", "b/2.png"], anomalous=1), tmp_path, one_picture)  # no folder in common
+    assert [image["path"] for image in data_of(tmp_path)["images"]] == ["/a/1.png", "b/2.png"]
 
 
 def test_every_kind_of_group_has_words() -> None:
@@ -158,8 +171,9 @@ def test_an_audit_is_told_from_others_by_paths_and_scores() -> None:
         made_up_audit([*NAMES[:3], "\udcff"], anomalous=2),
         replace(AUDIT, images=(first, *AUDIT.images[1:])),
         replace(AUDIT, images=AUDIT.images[:3]),
+        replace(AUDIT, decisions={"a.png": "keep"}),
     ]
-    assert len({audit_id(each) for each in (AUDIT, *others)}) == 4
+    assert len({audit_id(each) for each in (AUDIT, *others)}) == 5
 
 
 def test_a_threshold_of_zero_has_no_multiples(tmp_path: Path) -> None:
@@ -202,12 +216,3 @@ def test_the_heat_map_is_laid_over_the_whole_image_where_the_crop_is() -> None:
     assert layer[5, :, 3].min() > 100
     assert layer[60:, :, 3].max() == 0
     assert small_heat(replace(answer, anomaly_map=0 * heat)) is None
-
-
-def test_the_picture_of_the_documentation_is_of_our_own_product() -> None:
-    audit, pictures = product_audit(good=5, defective=4)
-    assert len(audit.images) == len(pictures) == 9
-    assert [len(group.images) for group in audit.groups] == [1, 1, 1, 1]
-    suspicions = [image.suspicion for image in audit.images]
-    assert suspicions == sorted(suspicions, reverse=True)
-    assert sum(bool(image.regions) for image in audit.images) == 4

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 HOW_TO = (
     "learn-from-a-folder",
+    "audit-a-folder",
     "set-the-threshold",
     "read-the-pictures",
     "read-a-report",
@@ -107,6 +108,7 @@ def test_commands_of_the_how_to_pages(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "new").mkdir()
     for number, path in enumerate(sorted((labelled / "test").rglob("*.png"))):
         shutil.copyfile(path, tmp_path / "new" / f"{number:03d}.png")
+    (tmp_path / "decisions.csv").write_text("path,decision\n0000.png,reject\n")
     monkeypatch.chdir(tmp_path)
     ran = set()
     for name in HOW_TO:
@@ -121,4 +123,4 @@ def test_commands_of_the_how_to_pages(tmp_path: Path, monkeypatch: pytest.Monkey
                     cli.main(shlex.split(line)[1:])
                 assert leaving.value.code == 0, (line, capsys.readouterr().err)
                 ran.add(line.split()[1])
-    assert ran == {"fit", "predict", "evaluate", "threshold", "report"}
+    assert ran == {"fit", "predict", "evaluate", "threshold", "audit", "report"}

@@ -88,11 +88,18 @@ def test_what_cannot_be_seen_is_spelt_out() -> None:
 
 def test_a_page_asks_for_nothing_and_allows_only_its_own_scripts() -> None:
     page = render_page(
-        "audit.html", styles=("audit.css",), scripts=("belief.js",), data={}, title="<b>", kinds={"<i>": "<u>"}, count=2
+        "audit.html",
+        styles=("audit.css",),
+        scripts=("belief.js",),
+        data={},
+        title="<b>",
+        kinds={"<i>": "<u>"},
+        count=2,
+        root="<s>",
     )
     elements = Elements(page)
     assert elements.addresses == ["#main"]
-    assert not {"b", "i", "u", "link"} & set(elements.names)
+    assert not {"b", "i", "u", "s", "link"} & set(elements.names)
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
     assert policy
     assert "default-src &#39;none&#39;" in policy[1]
@@ -104,8 +111,8 @@ def test_a_page_asks_for_nothing_and_allows_only_its_own_scripts() -> None:
 def test_a_page_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     (tmp_path / "page.html").write_text("old")
     with pytest.raises(TypeError):
-        write_page(tmp_path / "page.html", "audit.html", data={1j: 2}, title="", kinds={}, count=0)
+        write_page(tmp_path / "page.html", "audit.html", data={1j: 2}, title="", kinds={}, count=0, root="")
     assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file; name a folder"):
-        write_page(tmp_path / "file" / "page.html", "audit.html", title="", kinds={}, count=0)
+        write_page(tmp_path / "file" / "page.html", "audit.html", title="", kinds={}, count=0, root="")

@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 Open = Callable[..., "Page"]
-NAMES = [f"good/{number}.png" for number in range(40)]
+NAMES = [*(f"good/{number}.png" for number in range(39)), "new/39.png"]
 GROUPS = (
     ImageGroup("repeated defect", (1, 3, 5), "3 images show the same at the same place"),
     ImageGroup("copies", (30, 31), "2 images are equal to the last pixel"),
@@ -104,6 +106,10 @@ def test_keys_answer_move_and_take_back(page_file: Path, open_page: Open) -> Non
     assert page.locator(".card.current").evaluate("(card) => card === document.activeElement")
     assert page.locator(".card.current button[aria-pressed=true]").inner_text() == "Reject"
     assert page.locator("#progress").inner_text().startswith("3 of about ")
+    before = page.locator("#contamination").inner_text()
+    press(page, "End u")  # which tells nothing of the others
+    assert page.locator("#contamination").inner_text() == before
+    press(page, "z Home")
     press(page, "r")  # once more takes it back
     assert decided(page) == {1: "keep", 2: "unsure"}
     press(page, "z z")
@@ -115,7 +121,7 @@ def test_keys_answer_move_and_take_back(page_file: Path, open_page: Open) -> Non
     columns = page.evaluate("columns")
     assert page.locator(".card.current .path").inner_text() == f"good/{columns}.png"
     press(page, "End ArrowDown")
-    assert page.locator(".card.current .path").inner_text() == "good/39.png"
+    assert page.locator(".card.current .path").inner_text() == "new/39.png"
     assert page.locator(".card.current").evaluate("(card) => card.getBoundingClientRect().bottom <= innerHeight")
     press(page, "Home ArrowUp")
     assert page.locator(".card.current .path").inner_text() == "good/0.png"
@@ -224,6 +230,7 @@ def test_filters_and_search(page_file: Path, open_page: Open) -> None:
     page.locator(".card").first.focus()
     press(page, "r r")  # what is answered leaves, and the next takes its place
     assert shown(page) == NAMES[5:]
+    assert page.locator(".card.current").evaluate("(card) => card === document.activeElement")
     page.select_option("#filter", "group:copies")
     assert shown(page) == NAMES[30:32]
     assert page.locator("#shown").inner_text() == "2 of 40 images shown."
@@ -251,12 +258,15 @@ def test_an_image_larger_with_regions_and_what_they_should_look_like(page_file: 
         16,
     ]
     assert detail.locator(".region p").inner_text() == "1 other image shows the same."
-    assert detail.locator(".region figcaption").all_inner_texts() == ["Here", "It should look like this: good/39.png"]
+    assert detail.locator(".region figcaption").all_inner_texts() == ["Here", "It should look like this: new/39.png"]
     assert (
         detail.locator(".region img").evaluate_all("(all) => Promise.all(all.map((each) => each.decode()))") is not None
     )
     assert "The same defect again and again" in detail.inner_text()
-    press(page, "r ArrowRight k")
+    press(page, "r")
+    assert detail.locator("#detail-answers button[aria-pressed=true]").inner_text() == "Reject"
+    assert "rejected" in detail.locator("#detail-facts").inner_text()
+    press(page, "ArrowRight k")
     assert detail.locator("h2").inner_text() == "good/2.png"
     detail.get_by_role("button", name="Previous").click()
     detail.get_by_role("button", name="Unsure", exact=True).click()
@@ -296,6 +306,16 @@ def test_answers_survive_a_reload_and_another_audit_has_its_own(
     assert decided(page) == {}
 
 
+def test_decisions_of_the_audit_are_where_it_begins(audit: FolderAudit, open_page: Open, tmp_path: Path) -> None:
+    told = replace(audit, decisions={NAMES[2]: "reject", NAMES[20]: "keep", NAMES[21]: "unsure"})
+    write_audit_page(told, tmp_path, one_picture)
+    page = open_page(tmp_path / PAGE)
+    assert decided(page) == {2: "reject", 20: "keep", 21: "unsure"}
+    press(page, "ArrowRight ArrowRight r")  # taken back, which a reload does not undo
+    page.reload()
+    assert decided(page) == {20: "keep", 21: "unsure"}
+
+
 @pytest.mark.parametrize("kept", ["[[0,'reject']]", '[[99,"reject"],[1,"burn"],[2,"keep"]]', '{"a":1}', "7", "null"])
 def test_what_others_left_in_the_storage_does_no_harm(page_file: Path, open_page: Open, kept: str) -> None:
     page = open_page(page_file)
@@ -319,7 +339,7 @@ def test_decisions_are_saved_and_loaded(page_file: Path, open_page: Open, tmp_pa
     assert page.locator("#save").is_disabled()
     press(page, "r End u")
     rows = saved_rows(page)
-    assert rows == [["path", "decision"], ["good/0.png", "reject"], ["good/39.png", "unsure"]]
+    assert rows == [["path", "decision"], ["good/0.png", "reject"], ["new/39.png", "unsure"]]
     table = tmp_path / "edited.csv"
     table.write_text('Path;Note;Decision\r\n"good/3.png";"a ""b""";Keep\r\n\r\ngood/4.png;;\r\nelsewhere.png;;reject')
     page.set_input_files("#file", table)
@@ -387,7 +407,7 @@ def test_on_paper_the_suspects_with_pictures_and_decisions(page_file: Path, open
     page.emulate_media(media="print")
     rows = page.locator("#printed tr").all_inner_texts()
     assert rows[0].split("\t")[1:3] == ["good/1.png", "rejected: anomalous"]
-    assert rows[-1].split("\t")[1] == "good/39.png"
+    assert rows[-1].split("\t")[1] == "new/39.png"
     assert not [row for row in rows if "good/0.png" in row]
     assert page.locator("#printed").is_visible()
     assert not page.locator("#gallery").is_visible()
@@ -425,3 +445,11 @@ def test_of_ten_thousand_images_few_cards_exist(
     assert decided(page) == {0: "reject"}
     page.fill("#search", "09999")
     assert shown(page) == names[-1:]
+
+
+@pytest.mark.usefixtures("browser")
+def test_the_benchmark_of_the_page_runs() -> None:
+    command = [sys.executable, str(Path(__file__).parents[2] / "benchmarks/audit_page.py"), "--images", "12"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "first paint with content" in ran.stdout
+    assert "MB, 12 cards" in ran.stdout

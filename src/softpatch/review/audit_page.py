@@ -54,8 +54,9 @@ def write_audit_page(
     """Write `index.html` into `folder`, and beside it crops of the suspects and, of many images, their pictures.
 
     The page opens from a disk, without a server or a network. `read` gives the image (3, H, W) in [0, 1] of a path as
-    the audit has it; one that cannot be read any more has no picture. What an earlier page left is replaced, all at
-    once. Raises `InputError` where there are no images, or the folder cannot be written.
+    the audit has it; one that cannot be read any more has no picture. The page begins with the audit's decisions, and
+    shows paths below the folder that all images share. What an earlier page left is replaced, all at once. Raises
+    `InputError` where there are no images, or the folder cannot be written.
     """
     if not audit.images:
         raise InputError("there are no images to show; audit a folder that holds some")
@@ -65,11 +66,13 @@ def write_audit_page(
         with tempfile.TemporaryDirectory(prefix=temporary_prefix(), dir=folder) as temporary:
             new = Path(temporary)
             keep = partial(_keep, new, len(audit.images) <= MOST_INSIDE)
+            root = _shared_folder([image.path for image in audit.images])
             images = []
             for number, image in enumerate(audit.images):
-                images.append(_image(number, image, read, keep))
+                decision = audit.decisions.get(image.path)
+                images.append({**_image(number, image, root, read, keep), "decision": decision})
                 progress("draw", number + 1, len(audit.images))
-            _write(audit, images, title, new)
+            _write(audit, images, root, title, new)
             pictures = sorted(path.relative_to(new) for path in new.glob("*/*"))
             obsolete = sorted(set(_pictures(folder)) - set(pictures))
             move_together(new, [*pictures, Path(PAGE)], folder, obsolete)  # the page comes last
@@ -79,7 +82,7 @@ def write_audit_page(
         ) from error
 
 
-def _write(audit: FolderAudit, images: list[dict[str, Any]], title: str, folder: Path) -> None:
+def _write(audit: FolderAudit, images: list[dict[str, Any]], root: str, title: str, folder: Path) -> None:
     hypotheses = audit.hypotheses
     data = {
         "id": audit_id(audit),
@@ -105,23 +108,40 @@ def _write(audit: FolderAudit, images: list[dict[str, Any]], title: str, folder:
         styles=("audit.css",),
         scripts=("belief.js", "decisions.js", "gallery.js", "detail.js", "audit.js"),
         data=data,
-        title=title,
+        title=visible_text(title),
         kinds={group.kind: _KINDS[group.kind] for group in audit.groups},
         count=len(images),
+        root=visible_text(root),
     )
 
 
 def audit_id(audit: FolderAudit) -> str:
-    """What tells an audit from others: a digest of its paths and scores. Answers are kept under it."""
-    told = [[decision_key(image.path), image.prediction.image_score] for image in audit.images]
+    """What tells an audit from others: a digest of its paths, scores and decisions. Answers are kept under it."""
+    told = [
+        [decision_key(image.path), image.prediction.image_score, audit.decisions.get(image.path)]
+        for image in audit.images
+    ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
-def _image(number: int, image: AuditedImage, read: Read, keep: Keep) -> dict[str, Any]:
+def _shared_folder(paths: Sequence[str]) -> str:
+    """The deepest folder that holds all of the paths, "" where there is none."""
+    try:
+        return os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120  names are text
+    except ValueError:
+        return ""
+
+
+def _shown(path: str, root: str) -> str:
+    """A path as the page shows it: below the `root` where it lies there."""
+    return visible_text(path.removeprefix(os.path.join(root, "")))  # noqa: PTH118  names are text
+
+
+def _image(number: int, image: AuditedImage, root: str, read: Read, keep: Keep) -> dict[str, Any]:
     """What the page knows of an image, its pictures kept."""
     prediction = image.prediction
     found: dict[str, Any] = {
-        "path": visible_text(image.path),
+        "path": _shown(image.path, root),
         "key": decision_key(image.path),
         "evidence": image.evidence,
         "margin": round(prediction.margin, 4) if math.isfinite(prediction.margin) else None,
@@ -129,7 +149,7 @@ def _image(number: int, image: AuditedImage, read: Read, keep: Keep) -> dict[str
         "threshold": prediction.threshold,
         "width": prediction.width,
         "height": prediction.height,
-        "regions": [_region(region) for region in image.regions],
+        "regions": [_region(region, root) for region in image.regions],
     }
     pixels = _read(read, image.path)
     if pixels is None:
@@ -147,13 +167,13 @@ def _image(number: int, image: AuditedImage, read: Read, keep: Keep) -> dict[str
     return found
 
 
-def _region(region: AuditedRegion) -> dict[str, Any]:
+def _region(region: AuditedRegion, root: str) -> dict[str, Any]:
     counterpart = region.counterpart
     return {
         "box": list(region.box),
         "area": region.area,
         "agreeing": region.agreeing,
-        "counterpart": counterpart and visible_text(counterpart.path),
+        "counterpart": counterpart and _shown(counterpart.path, root),
     }
 
 

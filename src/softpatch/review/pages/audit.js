@@ -4,8 +4,7 @@
 const VERBS = { keep: 'Keep', reject: 'Reject', unsure: 'Unsure' };
 const DONE = { keep: 'Kept', reject: 'Rejected', unsure: 'Unsure of' };
 const OPEN = [0.1, 0.9]; // between them an answer still teaches something
-const QUESTIONS = 30;
-const LEAST_OPEN = 5;
+const QUESTIONS = 30, LEAST_OPEN = 5; // as many as a person may want to answer
 const LARGEST_FILE = 50e6; // bytes, of a file of decisions
 
 const data = JSON.parse(document.getElementById('data').textContent);
@@ -71,7 +70,7 @@ function update() {
   belief = believe(evidence, hypotheses, answers);
   const left = images.filter((_, number) => !decisions.has(number)
     && belief.suspicion[number] > OPEN[0] && belief.suspicion[number] < OPEN[1]).length;
-  const open = Math.min(left, Math.max(LEAST_OPEN, QUESTIONS - decisions.size));  // as many as a person may want to answer
+  const open = Math.min(left, Math.max(LEAST_OPEN, QUESTIONS - decisions.size));
   byId('contamination').textContent = contaminationText();
   byId('progress').textContent = open
     ? `${decisions.size} of about ${decisions.size + open} questions answered; next: the image whose answer would teach most.`
@@ -179,6 +178,7 @@ function goByRow(step) {
 function store() {
   try {
     localStorage.setItem(storageKey, JSON.stringify([...decisions]));
+    isStored = true;
   } catch {
     isStored = false;
   }
@@ -187,13 +187,19 @@ function store() {
   warning.textContent = 'This browser keeps no answers for this page: they last until it is closed. Save them before.';
 }
 
+/* What was answered on this page before, or else what the audit was told. */
 function restore() {
+  for (const [number, decision] of answersStored() ?? images.map((image, number) => [number, image.decision])) {
+    if (images[number] && DECISIONS.includes(decision)) decisions.set(number, decision);
+  }
+}
+
+function answersStored() {
   try {
-    for (const [number, decision] of JSON.parse(localStorage.getItem(storageKey)) ?? []) {
-      if (images[number] && DECISIONS.includes(decision)) decisions.set(number, decision);
-    }
+    const stored = JSON.parse(localStorage.getItem(storageKey));
+    return Array.isArray(stored) && stored.every(Array.isArray) ? stored : null;
   } catch {
-    decisions.clear(); // storage is denied, or holds what this page did not write
+    return null; // storage is denied, or holds what this page did not write
   }
 }
 

@@ -6,8 +6,13 @@ const MOST_PRINTED = 300;
 /* Words */
 
 function percent(share) {
-  if (share > 0 && share < 0.005) return 'under 1 %';
-  return share < 1 && share >= 0.995 ? 'over 99 %' : `${Math.round(100 * share)} %`;
+  return `${Math.round(100 * share)} %`;
+}
+
+/* Nothing is certain but what was answered. */
+function chance(suspicion) {
+  if (suspicion < 0.005) return '< 1 %';
+  return suspicion >= 0.995 ? '> 99 %' : percent(suspicion);
 }
 
 function contaminationText() {
@@ -21,10 +26,10 @@ function beliefText(number) {
   if (decision === 'keep') return 'kept: good';
   if (decision === 'reject') return 'rejected: anomalous';
   const suspicion = belief.suspicion[number];
-  if (decision === 'unsure') return `unsure (${percent(suspicion)})`;
-  const words = [[0.95, 'almost certainly anomalous'], [0.65, 'probably anomalous'], [0.35, 'may be either'],
-    [0.05, 'probably good'], [-1, 'almost certainly good']].find(([least]) => suspicion >= least)[1];
-  return `${percent(suspicion)}: ${words}`;
+  if (decision === 'unsure') return `unsure (${chance(suspicion)})`;
+  const words = [[0.95, 'clearly anomalous'], [0.65, 'probably anomalous'], [0.35, 'may be either'],
+    [0.05, 'probably good'], [-1, 'clearly good']].find(([least]) => suspicion >= least)[1];
+  return `${chance(suspicion)}: ${words}`;
 }
 
 function marginText(image) {
@@ -32,8 +37,8 @@ function marginText(image) {
 }
 
 function agreementText(region) {
-  if (!region.agreeing) return 'no other image shows the same';
-  return region.agreeing === 1 ? '1 other image shows the same' : `${region.agreeing} other images show the same`;
+  if (!region.agreeing) return region.counterpart ? 'No other image shows the same.' : 'Not looked for in other images.';
+  return region.agreeing === 1 ? '1 other image shows the same.' : `${region.agreeing} other images show the same.`;
 }
 
 /* One image, larger */
@@ -72,7 +77,7 @@ function outlines(image) {
 
 function regionFigure(region, place) {
   const section = make('section', { class: 'region' },
-    make('h3', {}, `Region ${place + 1}`), make('p', {}, `${agreementText(region)}.`));
+    make('h3', {}, `Region ${place + 1}`), make('p', {}, agreementText(region)));
   const pair = make('div', { class: 'pair' });
   if (region.crop) {
     pair.append(make('figure', {}, make('img', { src: region.crop, alt: `Region ${place + 1}` }),
