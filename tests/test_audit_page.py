@@ -20,8 +20,8 @@ from softpatch.data.decisions import decision_key
 from softpatch.errors import ImageError, InputError
 from softpatch.review import audit_page
 from softpatch.review.audit_page import PAGE, audit_id, write_audit_page
-from softpatch.review.audit_pictures import crop_around, crop_picture, small_heat, small_picture
 from softpatch.review.groups import ImageGroup
+from softpatch.review.small_pictures import crop_around, crop_picture, small_heat, small_picture
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 

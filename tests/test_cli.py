@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -61,6 +62,7 @@ def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_fold
         "map_threshold",
         "width",
         "height",
+        "is_unlike_training",
     ]
     for row, line in zip(rows, lines, strict=True):
         assert (row["is_anomalous"] == "true") == line["is_anomalous"] == (line["image_score"] > line["threshold"])
@@ -98,6 +100,26 @@ def test_regions_left_out_must_be_asked_for(capsys, model: Path, plate_folder: P
     assert code == 2
     assert "--min-area 4 leaves out regions, and none are asked for; give --regions too" in err
     assert not (tmp_path / "r").exists()
+
+
+def test_reports_are_pages(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    code, _, err = run(capsys, "predict", model, plate_folder / "test", "-o", results, "--report")
+    assert (code, err) == (0, "")
+    assert "Inspection report" in (results / "report.html").read_text()
+    code, out, err = run(capsys, "report", model, plate_folder, "-o", tmp_path / "report")
+    assert (code, err) == (0, "")
+    assert re.fullmatch(r".*report\.html: \d of 4 defects missed, \d of 4 good images called anomalous\n", out)
+    assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.html"]
+    page = (tmp_path / "report/report.html").read_text()
+    assert "Evaluation report" in page
+    assert json.loads(run(capsys, "info", model, "--json")[1])["sha256"] in page
+    for command in (["predict", model, plate_folder / "test", "--report"], ["report", model, plate_folder]):
+        (results / "report.html").write_text("<!doctype html>of the user")
+        code, out, err = run(capsys, *command, "-o", results)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "report.html exists and is no page that softpatch wrote; choose another folder" in err
+        assert (results / "report.html").read_text() == "<!doctype html>of the user"
 
 
 def test_threshold_can_be_overridden(capsys, model: Path, plate_folder: Path, tmp_path: Path) -> None:

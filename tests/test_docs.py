@@ -24,6 +24,7 @@ HOW_TO = (
     "audit-a-folder",
     "set-the-threshold",
     "read-the-pictures",
+    "read-a-report",
     "when-it-misses",
     "from-anomalib",
 )
@@ -122,4 +123,4 @@ def test_commands_of_the_how_to_pages(tmp_path: Path, monkeypatch: pytest.Monkey
                     cli.main(shlex.split(line)[1:])
                 assert leaving.value.code == 0, (line, capsys.readouterr().err)
                 ran.add(line.split()[1])
-    assert ran == {"fit", "predict", "evaluate", "threshold", "audit"}
+    assert ran == {"fit", "predict", "evaluate", "threshold", "audit", "report"}

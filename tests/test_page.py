@@ -11,7 +11,7 @@ from softpatch.errors import InputError
 from softpatch.review.page import data_in_page, render_page, visible_text, write_page
 
 PAGES = files("softpatch.review") / "pages"
-CSS = (PAGES / "style.css").read_text() + (PAGES / "audit.css").read_text()
+CSS = "".join((PAGES / name).read_text() for name in ("style.css", "audit.css", "report.css"))
 TEXT = [
     *((ink, paper) for ink in ("ink", "quiet", "accent", "good", "check", "anomalous") for paper in ("paper", "panel")),
     ("on-accent", "accent"),

@@ -1,6 +1,7 @@
 """A run of predict is whole or unfinished, goes on where it was stopped, and takes the place of an earlier one."""
 
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -199,6 +200,21 @@ def test_rows_that_are_none_of_this_run_are_refused(
     (tmp_path / "out" / UNFINISHED / "predictions.jsonl").write_text(row + "\n")
     with pytest.raises(InputError, match="cannot have written; remove that folder to begin anew"):
         judged(answers, refs, tmp_path / "out", earlier="resume")
+
+
+@pytest.mark.parametrize(
+    "change", [{"image_score": math.nan}, {"threshold": None}, {"margin": "1"}, {"verdict": "bad"}]
+)
+def test_rows_that_were_tampered_with_are_refused(
+    fitted: SoftPatch, refs: Sequence[ImageRef], tmp_path: Path, change: dict[str, object]
+) -> None:
+    answers = list(fitted.detector.predict(refs))
+    with pytest.raises(KeyboardInterrupt):
+        judged(stopped_after(2, answers), refs, tmp_path / "out", report=True)
+    row = json.dumps({**answers[0].as_dict(), **change})
+    (tmp_path / "out" / UNFINISHED / "predictions.jsonl").write_text(row + "\n")
+    with pytest.raises(InputError, match="cannot have written; remove that folder to begin anew"):
+        judged(answers, refs, tmp_path / "out", earlier="resume", report=True)
 
 
 def test_a_picture_that_cannot_be_written_costs_its_row(fitted: SoftPatch, refs: Sequence[ImageRef], tmp_path) -> None:

@@ -152,6 +152,7 @@ class Prediction:
             "map_threshold": round(self.map_threshold, 6),
             "width": self.width,
             "height": self.height,
+            "is_unlike_training": self.is_unlike_training,
         }
 
     def __repr__(self) -> str:

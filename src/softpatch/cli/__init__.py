@@ -28,6 +28,7 @@ _VERBS = (
     (review.audit, ["softpatch audit photos/ -o audit"]),
     (judge.predict, ["softpatch predict product.safetensors new/ -o results --overlays"]),
     (judge.evaluate, ["softpatch evaluate product.safetensors dataset/bottle --csv judged.csv"]),
+    (judge.report, ["softpatch report product.safetensors dataset/bottle -o report"]),
     (model.info, ["softpatch info product.safetensors"]),
     (
         model.threshold,

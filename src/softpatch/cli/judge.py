@@ -1,4 +1,4 @@
-"""Judge: `softpatch predict` and `softpatch evaluate`."""
+"""Judge: `softpatch predict`, `softpatch evaluate` and `softpatch report`."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import typer
 
 from softpatch.cli.options import (
     Category,
+    Dataset,
     Layout,
     ListOnly,
     Model,
@@ -37,6 +38,9 @@ def predict(
     min_area: Annotated[
         int | None, typer.Option(min=0, help="Leave out regions of fewer pixels of the original image.")
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write report.html, a page to look through: counts, scores, pictures.")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run into the same folder that was stopped.")
     ] = False,
@@ -54,9 +58,10 @@ def predict(
     *,
     runtime: Runtime,
 ) -> None:
-    """Judge images: tables, and if asked maps, overlays, regions.
+    """Judge images: write tables, and what else is asked for.
 
-    The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json.
+    The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json, the
+    page is report.html.
     """
     if threshold is not None:
         check_threshold(threshold)
@@ -68,6 +73,7 @@ def predict(
     from softpatch.data.images import SkippedImage
     from softpatch.data.inputs import choose_images
     from softpatch.review.outputs import refuse_overwriting, write_outputs
+    from softpatch.review.page import REPORT, check_can_replace_page
     from softpatch.review.region_tables import REGION_TABLES
     from softpatch.review.run import Run, running
     from softpatch.review.tables import SKIPPED, TABLES
@@ -76,6 +82,8 @@ def predict(
     if not list_only:
         for name in (*TABLES, *(REGION_TABLES if regions else ())):
             check_can_write(output / name)
+        if report:
+            check_can_replace_page(output / REPORT)
     chosen = choose_images(paths, "predict", layout=layout, category=category)
     if list_only:
         list_files(chosen)
@@ -87,6 +95,7 @@ def predict(
         maps=maps,
         overlays=overlays,
         min_area=min_area or 0 if regions else None,
+        report=report,
     )
     refuse_overwriting(run, chosen.refs, output, keep=[model])
     skipped: list[SkippedImage] = []
@@ -128,7 +137,7 @@ def predict(
 @with_runtime
 def evaluate(
     model: Model,
-    dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset with test images, labels and masks.")],
+    dataset: Dataset,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the figures to this file too.")] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Write a row per test image to this file.")] = None,
     layout: Layout = "auto",
@@ -187,6 +196,51 @@ def evaluate(
         auroc = "" if kind.image_auroc is None else f"{kind.image_auroc:.4f}"
         counts = f"{kind.images:>6}  {kind.called_anomalous:>9}"
         print(f"{printable(kind.kind):>18}  {counts}  {kind.mean_score:>10.4g}  {auroc}")
+
+
+@with_runtime
+def report(
+    model: Model,
+    dataset: Dataset,
+    output: Output = Path("report"),
+    layout: Layout = "auto",
+    category: Category = None,
+    weights: Weights = None,
+    strict: Strict = False,
+    *,
+    runtime: Runtime,
+) -> None:
+    """Show how a model does on a labelled dataset, as a web page.
+
+    It is one file, report.html, with figures, curves, what other thresholds would mean, and pictures of the mistakes.
+    """
+    check_given(model=model, weights=weights, images=[dataset])
+    from softpatch.data.images import SkippedImage
+    from softpatch.data.layouts import open_dataset
+    from softpatch.review.evaluation import notes
+    from softpatch.review.evaluation_report import report_evaluation
+    from softpatch.review.page import REPORT, check_can_replace_page
+    from softpatch.terminal import list_skipped, printable, progress_bar, say
+
+    check_can_replace_page(output / REPORT)
+    opened = open_dataset(dataset, layout=layout, category=category)
+    skipped: list[SkippedImage] = []
+    with progress_bar() as progress:
+        estimator = load_model(model, weights, runtime, progress)
+        result = report_evaluation(
+            estimator.detector,
+            opened,
+            output / REPORT,
+            model=model,
+            on_skip=None if strict else skipped.append,
+            progress=progress,
+        )
+    list_skipped(skipped)
+    for note in (*opened.notes, *notes(result)):
+        say(f"Note: {note}")
+    missed = f"{result.missed} of {result.anomalous_images} defects missed"
+    false_alarms = f"{result.false_alarms} of {result.nominal_images} good images called anomalous"
+    print(f"{printable(str(output / REPORT))}: {missed}, {false_alarms}")
 
 
 def _readable(value: Any) -> str:

@@ -35,6 +35,7 @@ Paths = Annotated[
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file that `softpatch fit` wrote.")]
+Dataset = Annotated[Path, typer.Argument(metavar="DATASET", help="A dataset with test images, labels and masks.")]
 Weights = Annotated[
     str | None, typer.Option(help="Backbone weights: 'pretrained', 'random', or a .safetensors or torch file.")
 ]

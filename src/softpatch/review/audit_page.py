@@ -19,9 +19,9 @@ from softpatch.data.decisions import decision_key
 from softpatch.errors import InputError, SoftPatchError
 from softpatch.progress import Progress, silent
 from softpatch.review.audit import AuditedImage, AuditedRegion, FolderAudit
-from softpatch.review.audit_pictures import crop_around, crop_picture, small_heat, small_picture
 from softpatch.review.groups import GroupKind
 from softpatch.review.page import visible_text, write_page
+from softpatch.review.small_pictures import crop_around, crop_picture, small_heat, small_picture
 
 PAGE = "index.html"
 MOST_INSIDE = 300

@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 
 from torch import Tensor
@@ -12,9 +13,12 @@ from torch import Tensor
 from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.errors import ImageError, InputError, SoftPatchError
 from softpatch.results import Prediction, Verdict
+from softpatch.review.page import REPORT
 from softpatch.review.pictures import save_map, save_overlay
-from softpatch.review.run import RECORD, Run, Unfinished
+from softpatch.review.run import RECORD, Run, Unfinished, judged_rows
+from softpatch.review.run_report import MOST_PICTURES, write_run_report
 from softpatch.review.tables import SKIPPED, prediction_tables, write_skipped
+from softpatch.review.top_pictures import TopPictures, picture_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -29,7 +33,7 @@ def write_outputs(
 ) -> tuple[Counter[Verdict], int]:
     """Write a row per image, and what else the run asks for, into the folder of an unfinished run.
 
-    Gives how many images got each verdict, and how many of those judged now look unlike anything learned.
+    Gives how many images got each verdict, and how many look unlike anything learned.
 
     `predictions` judge those of `refs` that are left; a row is written when all else of its image is. `skipped` holds
     the images that were left out, and gets those whose map or overlay cannot be written; where it is None, and where a
@@ -37,11 +41,12 @@ def write_outputs(
     """
     by_name = {ref.name: (ref, _state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter(row["verdict"] for row in unfinished.rows)
-    unlike = 0
+    unlike = sum(row["is_unlike_training"] for row in unfinished.rows)
+    pictures = _kept_pictures(unfinished) if run.report else None
     with prediction_tables(unfinished.folder, min_area=run.min_area) as write:
         for prediction in predictions:
             try:
-                _draw(prediction, *by_name[prediction.path], run, unfinished.folder)
+                _draw(prediction, *by_name[prediction.path], run, unfinished.folder, pictures)
             except SoftPatchError as error:
                 if skipped is None or getattr(error.__cause__, "errno", None) in _FULL:
                     raise
@@ -53,17 +58,39 @@ def write_outputs(
     if not verdicts:
         raise InputError("none of the images could be judged; nothing was written")
     write_skipped(skipped or (), unfinished.folder / SKIPPED)
+    if pictures is not None:
+        write_run_report(
+            judged_rows(unfinished.folder), pictures.pictures(), skipped or (), run, unfinished.folder / REPORT
+        )
     return verdicts, unlike
 
 
-def _draw(prediction: Prediction, ref: ImageRef, state: tuple[int, int, int] | None, run: Run, folder: Path) -> None:
-    """Write an image's map and overlay, where they are asked for, both or none."""
+def _kept_pictures(unfinished: Unfinished) -> TopPictures:
+    """The pictures for a report, with those that were kept before the run was continued."""
+    pictures = TopPictures(unfinished.folder / "pictures", MOST_PICTURES)
+    for row in unfinished.rows:
+        pictures.find_again(row["image_score"], row["path"])
+    return pictures
+
+
+def _draw(
+    prediction: Prediction,
+    ref: ImageRef,
+    state: tuple[int, int, int] | None,
+    run: Run,
+    folder: Path,
+    pictures: TopPictures | None,
+) -> None:
+    """Write an image's map and overlay, where they are asked for, both or none, and offer it to the report."""
+    image = cache(partial(_read_again, ref, state, prediction))  # read where it is drawn, and once
     try:
         if run.maps:
             save_map(prediction, folder / run.picture("maps", prediction.path))
         if run.overlays:
-            image = _read_again(ref, state, prediction)
-            save_overlay(image, prediction, folder / run.picture("overlays", prediction.path), style=run.overlays)
+            save_overlay(image(), prediction, folder / run.picture("overlays", prediction.path), style=run.overlays)
+        if pictures is not None:
+            rank = round(prediction.image_score, 6)  # as in its row, by which a continued run ranks it
+            pictures.offer(rank, prediction.path, lambda: picture_of(image(), prediction))
     except SoftPatchError:
         for picture in run.pictures(prediction.path):
             with suppress(OSError):

@@ -13,9 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from softpatch import __version__
-from softpatch.atomic import replacing
+from softpatch.atomic import check_can_write, replacing
+from softpatch.errors import InputError
 
+REPORT = "report.html"
+"""The page that reports are written to, in a folder of results."""
 _POLICY = "default-src 'none'; img-src data: 'self' file:; style-src 'unsafe-inline'"
+_BEGINNING = b"<!doctype html>"
+_GENERATOR = b'<meta name="generator" content="softpatch">'
 _IN_JSON = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 
 
@@ -70,6 +75,17 @@ def render_page(
         scripts=[Markup(each) for each in code],
         data=Markup(data_in_page(data)),
     )
+
+
+def check_can_replace_page(path: Path) -> None:
+    """Raise `InputError` where a page cannot be written, or a file lies that `write_page` did not write."""
+    check_can_write(path)
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        beginning = file.read(1000)
+    if not beginning.startswith(_BEGINNING) or _GENERATOR not in beginning:
+        raise InputError(f"{path} exists and is no page that softpatch wrote; choose another folder, or move it away")
 
 
 def data_in_page(data: Any) -> str:

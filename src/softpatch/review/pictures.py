@@ -46,14 +46,18 @@ def save_overlay(image: Tensor, prediction: Prediction, path: Path, *, style: Ov
     image = _at_most(image, _LARGEST_OVERLAY)
     if style != "plain":
         image = _at_least(image, _SMALLEST_SIDE)
-    height, width = image.shape[1:]
-    anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
-    mask = prediction.mask_at_size(width, height)
-    drawn = Image.fromarray(overlay(image, anomaly_map, prediction.map_threshold, mask))
+    drawn = Image.fromarray(under_heat(image, prediction))
     if style != "plain":
         drawn = _with_caption(Image.fromarray(_pixels(image.permute(1, 2, 0).numpy())), drawn, prediction)
     with replacing(path) as temporary:
         drawn.save(temporary, format="PNG")
+
+
+def under_heat(image: Tensor, prediction: Prediction) -> NDArray[np.uint8]:
+    """An image (3, H, W) in [0, 1], at whatever size, under its heat map (see `overlay`): uint8 (H, W, 3)."""
+    height, width = image.shape[1:]
+    anomaly_map = prediction.framing.map_to_original(prediction.anomaly_map, width, height)
+    return overlay(image, anomaly_map, prediction.map_threshold, prediction.mask_at_size(width, height))
 
 
 def _at_most(image: Tensor, pixels: int) -> Tensor:

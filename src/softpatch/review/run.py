@@ -21,8 +21,9 @@ from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import ImageRef
 from softpatch.data.paths import path_below, shared_folder
 from softpatch.errors import InputError
+from softpatch.review.page import REPORT
 from softpatch.review.region_tables import REGION_TABLES, keep_regions, write_regions_as_coco
-from softpatch.review.tables import COLUMNS, CSV, SKIPPED, TABLES, write_tables
+from softpatch.review.tables import CSV, SKIPPED, TABLES, is_row, write_tables
 
 RECORD = "run.json"
 """What was judged, and how, in a folder of results."""
@@ -40,7 +41,7 @@ class Run:
 
     `model` and `images` are digests, of the model file and of the images' names; `root` is the folder that all images
     share, and results are named by the path below it. `min_area` is that of the regions that are listed, None where
-    none are.
+    none are; `report` asks for a page.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Run:
     overlays: OverlayStyle | None
     root: str
     min_area: int | None = None
+    report: bool = False
 
     @classmethod
     def of(
@@ -61,18 +63,20 @@ class Run:
         maps: bool = False,
         overlays: OverlayStyle | None = None,
         min_area: int | None = None,
+        report: bool = False,
     ) -> "Run":
         """The run that judges `refs` by the detector in the file `model`."""
         names = "\0".join(ref.name for ref in refs)
         root = shared_folder(ref.name for ref in refs)
         digest = hashlib.sha256(os.fsencode(names)).hexdigest()
-        return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area)
+        return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area, report)
 
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of all that this run writes beside pictures, last the one that says that a folder holds results."""
         regions = () if self.min_area is None else REGION_TABLES
-        return (*regions, SKIPPED, CSV, PREDICTIONS)
+        report = (REPORT,) if self.report else ()
+        return (*report, *regions, SKIPPED, CSV, PREDICTIONS)
 
     def picture(self, kind: str, path: str) -> Path:
         """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
@@ -125,9 +129,9 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
             "continue it with `resume`, or remove that folder"
         )
     _earlier_files(folder)
-    rows = _rows(place)
+    rows = judged_rows(place)
     places = {ref.name: number for number, ref in reversed(list(enumerate(refs)))}
-    if any(set(row) != set(COLUMNS) or row["path"] not in places for row in rows):
+    if not all(is_row(row) and row["path"] in places for row in rows):
         raise InputError(f"{place} holds rows that this run cannot have written; remove that folder to begin anew")
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -137,14 +141,14 @@ def running(folder: Path, run: Run, refs: Sequence[ImageRef], earlier: Earlier) 
         _write_record(place, asdict(run))
         _write_all(rows, place, run)
         yield Unfinished(place, rows)
-        judged = sorted(_rows(place), key=lambda row: places[row["path"]])
+        judged = sorted(judged_rows(place), key=lambda row: places[row["path"]])
         if rows:  # what was left out before may have been judged now, behind what comes after it
             _write_all(judged, place, run)
         if run.min_area is not None:
             write_regions_as_coco(place, judged, run.root)
         _write_record(place, {**asdict(run), "is_complete": True})
     except BaseException:
-        if not _rows(place):
+        if not judged_rows(place):
             shutil.rmtree(place, ignore_errors=True)
         raise
     _put_in_place(folder)
@@ -165,6 +169,7 @@ def _check_same(stopped: dict[str, Any] | None, run: Run, folder: Path) -> None:
         "images": "of other images",
         "threshold": "at another threshold",
         "min_area": "with other regions",
+        "report": "with or without a report",
     }
     for name, value in asdict(run).items():
         if stopped.get(name) != value:
@@ -199,12 +204,12 @@ def _earlier_files(folder: Path) -> list[Path]:
                 "files; choose another folder, or remove them"
             )
         return []
-    return [*_pictures(run, folder), *(Path(name) for name in run.tables if name in REGION_TABLES)]
+    return [*_pictures(run, folder), *(Path(name) for name in run.tables if name not in TABLES)]
 
 
 def _pictures(run: Run, folder: Path) -> list[Path]:
     """What the run drew of the images in a folder's table, and never what lies elsewhere."""
-    drawn = (picture for row in _rows(folder) for picture in run.pictures(row["path"]))
+    drawn = (picture for row in judged_rows(folder) for picture in run.pictures(row["path"]))
     return [picture for picture in drawn if ".." not in picture.parts]
 
 
@@ -234,7 +239,7 @@ def _write_record(folder: Path, record: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _rows(folder: Path) -> list[dict[str, Any]]:
+def judged_rows(folder: Path) -> list[dict[str, Any]]:
     """The rows in a folder's table, without one that was cut short."""
     rows = []
     with suppress(OSError, ValueError, RecursionError), (folder / PREDICTIONS).open("rb") as file:

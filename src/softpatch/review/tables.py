@@ -4,15 +4,16 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO
+from typing import Any, Literal, Protocol, TextIO, get_args
 
 from softpatch.atomic import replacing
 from softpatch.data.cells import path_cell, table_cell
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import SkippedImage
 from softpatch.errors import InputError
-from softpatch.results import Prediction
+from softpatch.results import Prediction, Verdict
 from softpatch.review.region_tables import REGIONS, region_lines
 
 CSV, SKIPPED = "predictions.csv", "skipped.csv"
@@ -35,8 +36,21 @@ COLUMNS = (
     "map_threshold",
     "width",
     "height",
+    "is_unlike_training",
 )
 """The columns of `predictions.csv`: see `Prediction.as_dict`."""
+
+
+def is_row(row: dict[str, Any]) -> bool:
+    """Whether a row, read from a file, holds what `Prediction.as_dict` gives: text, and finite numbers or nothing."""
+    numbers = [value for name, value in row.items() if name not in ("path", "verdict")]
+    scores = [row.get(name) for name in ("image_score", "threshold", "check_threshold")]
+    return (
+        set(row) == set(COLUMNS)
+        and row["verdict"] in get_args(Verdict)
+        and all(value is None or (isinstance(value, (int, float)) and isfinite(value)) for value in numbers)
+        and None not in scores
+    )
 
 
 class WriteRow(Protocol):
@@ -120,7 +134,8 @@ def check_can_replace_judged(path: Path) -> None:
 
 
 def _csv_row(row: dict[str, Any]) -> dict[str, object]:
-    return {**row, "path": path_cell(row["path"]), "is_anomalous": str(row["is_anomalous"]).lower()}
+    words = {name: str(value).lower() for name, value in row.items() if isinstance(value, bool)}
+    return {**row, **words, "path": path_cell(row["path"])}
 
 
 def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:

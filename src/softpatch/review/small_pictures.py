@@ -1,4 +1,4 @@
-"""Small pictures of an audited image: the image, its heat map, and regions beside what they should look like."""
+"""Small pictures for pages: an image, its heat map, and regions beside what they should look like."""
 
 import io
 import math
@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from softpatch.results import Prediction
-from softpatch.review.pictures import heat_layer
+from softpatch.review.pictures import heat_layer, under_heat
 
 Box = tuple[int, int, int, int]
 _HEAT_SIDE = 112  # pixels; the map is smooth, and browsers enlarge it smoothly
@@ -24,6 +24,11 @@ def small_picture(image: Tensor, side: int) -> bytes:
     """An image (3, H, W) in [0, 1] as JPEG whose longer side has at most so many pixels."""
     pixels = _at_most(image, side).mul(255).round().byte().permute(1, 2, 0).numpy()
     return _encoded(pixels, "JPEG", quality=_QUALITY)
+
+
+def small_overlay(image: Tensor, prediction: Prediction, side: int) -> bytes:
+    """As `small_picture`, under the heat map and with outlines (see `softpatch.review.pictures.overlay`)."""
+    return _encoded(under_heat(_at_most(image, side), prediction), "JPEG", quality=_QUALITY)
 
 
 def small_heat(prediction: Prediction) -> bytes | None:
