@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 HOW_TO = (
     "learn-from-a-folder",
-    "audit-a-folder",
+    "clean-a-folder",
     "set-the-threshold",
     "read-the-pictures",
     "read-a-report",
