@@ -186,9 +186,10 @@ def test_decisions_that_do_not_fit(capsys, folder: Path, tmp_path: Path, rows: s
     assert not (tmp_path / "a").exists()
 
 
-def test_an_audit_does_not_replace_another_file(capsys, folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "audit.csv").write_text("my own table")
+@pytest.mark.parametrize("name", ["audit.csv", "index.html", "suspects.json"])
+def test_an_audit_does_not_replace_another_file(capsys, folder: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("my own")
     code, _, said = run(capsys, "audit", folder, "-o", tmp_path)
     assert code == 2
-    assert "is no table of an audit" in said
-    assert (tmp_path / "audit.csv").read_text() == "my own table"
+    assert f"{tmp_path / name} exists and is no" in said
+    assert (tmp_path / name).read_text() == "my own"

@@ -1,5 +1,6 @@
 """The second tier on patch embeddings alone, and the first on tiny images."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,42 @@ def test_noisy_patches_stay_out_of_the_bank(preset: str) -> None:
     for bank in (detector.classification, detector.segmentation):
         for number in (3, 7):
             assert (bank.patches - training[number, 4]).norm(dim=1).min() > 5
+
+
+@pytest.mark.parametrize("preset", ["agreement", "softpatch+", "softpatch", "patchcore"])
+def test_what_was_rejected_is_known_to_be_bad(preset: str) -> None:
+    training = embeddings(images=30)
+    strange = torch.zeros(12)
+    strange[0] = 4
+    training[0, 4] += strange
+    chosen = settings(preset, symmetries="none", coreset_ratio=0.5)
+    test = embeddings(images=4)
+    test[0, 4] += 0.9 * strange  # the same, a little weaker
+    test[1, 4] -= strange  # something else
+    detector = PatchDetector.fit(training, chosen, answers={0: True, 5: False})
+    without = replace(detector, known_bad=None)
+    assert detector.known_bad is not None
+    assert (detector.known_bad - training[0, 4]).norm(dim=1).min() == 0
+    assert (detector.classification.patches - training[0, 4]).norm(dim=1).min() > 2
+    scores, peaks, patch_scores = detector.score(test)
+    plain, _, plain_patches = without.score(test)
+    assert peaks[0] == 4
+    assert scores[0].item() == pytest.approx(2 * plain[0].item(), rel=1e-5)
+    assert patch_scores[0, 4].item() == pytest.approx(2 * plain_patches[0, 4].item(), rel=1e-5)
+    assert scores[1:].tolist() == pytest.approx(plain[1:].tolist())
+    assert detector.to(torch.device("cpu")).known_bad is not None
+
+
+@pytest.mark.parametrize("preset", ["agreement", "softpatch+"])
+def test_what_was_kept_is_no_noise(preset: str) -> None:
+    training = embeddings(images=30)
+    training[3, 4] += 3
+    chosen = settings(preset, symmetries="none", coreset_ratio=1.0)
+    kept = PatchDetector.fit(training, chosen, answers={3: False})
+    asked = training[3, 4][None, None].expand(1, 9, -1)
+    assert kept.known_bad is None
+    assert kept.score(asked)[0] < 1e-3
+    assert PatchDetector.fit(training, chosen).score(asked)[0] > 1
 
 
 def test_what_few_images_know_counts_from_afar() -> None:

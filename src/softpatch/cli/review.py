@@ -54,7 +54,7 @@ def audit(
 
     for name in (PAGE, SUSPECTS, *AUDIT_TABLES):
         check_can_write(output / name)
-    check_can_replace_audit(output)
+    check_can_replace_audit(output, (PAGE, SUSPECTS))
     chosen = choose_images(paths, "train", layout=layout, category=category)
     decided = decisions_for({} if decisions is None else read_decisions(decisions), chosen.refs)
     skipped: list[SkippedImage] = []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,13 @@ def write_audit_tables(audit: FolderAudit, folder: Path) -> None:
             file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
-def check_can_replace_audit(folder: Path) -> None:
-    """Raise `InputError` where a table lies in `folder` under a name of ours that is not of an audit."""
+def check_can_replace_audit(folder: Path, others: Sequence[str]) -> None:
+    """Raise `InputError` where a file lies in `folder` under a name of ours that is not of an audit."""
     path = folder / CSV
     if not path.exists():
+        foreign = next((each for each in (folder / name for name in (*others, LINES)) if each.exists()), None)
+        if foreign:
+            raise InputError(f"{foreign} exists and is not of an audit; choose another folder with -o")
         return
     beginning = ",".join(COLUMNS[:4]).encode()
     with path.open("rb") as file:
