@@ -19,7 +19,7 @@ from softpatch.passes import Seen
 from softpatch.results import Prediction
 
 GroupKind = Literal["repeated defect", "variant", "copies", "unlike the rest", "exposure", "blur"]
-_SUSPICIOUS = 0.2  # images at least this probably anomalous may share a defect
+_SUSPICIOUS = 0.1  # images at least this probably anomalous may share a defect
 _KNOWN_TO = 2  # trusted images that show it too make it a variant rather than a defect
 _SMALL = 32  # pixels of the side of small pictures
 _NEAR_COPY = 0.12  # of the usual distance to the most similar picture; a shift by 2 pixels of 224 makes 0.3 or more
@@ -115,14 +115,17 @@ def find_groups(
 
 
 def repeated(belief: Belief, compared: Comparison) -> list[ImageGroup]:
-    """Suspicious images that show the same: a defect, or a variant where trusted images show it too."""
+    """Suspicious images that show the same: a defect, or a variant where trusted images show it too.
+
+    Two do where one holds what speaks most against the other: a defect need not be the worst of each.
+    """
     chosen = [place for place, number in enumerate(compared.numbers) if belief.suspicion[number] >= _SUSPICIOUS]
     if len(chosen) < 2:
         return []
     numbers = [compared.numbers[place] for place in chosen]
     apart = compared.distances[chosen][:, numbers].double().numpy()
     found = []
-    for group in linked(np.maximum(apart, apart.T), compared.reach):
+    for group in linked(np.minimum(apart, apart.T), compared.reach):
         members = [numbers[i] for i in group]
         where = "at the same place" if _overlap([compared.boxes[chosen[i]] for i in group]) else "at different places"
         known = int(np.median([compared.knowing[chosen[i]] for i in group]))
