@@ -4,8 +4,10 @@ What a fit would do is approached, not repeated: patches of the images that stay
 scores are those of before.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
@@ -13,7 +15,8 @@ import torch
 from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
-from softpatch.data.images import ImageRef, SkippedImage
+from softpatch.data.decisions import Decision, image_finder
+from softpatch.data.images import ImageRef, SkippedImage, file_ref
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.memory.bank import ChosenPatches, MemoryBank
@@ -193,3 +196,92 @@ def is_calibrated(detector: Detector) -> bool:
     """Whether the threshold is the one calibrated on the training images, rather than one that somebody set."""
     calibrated = detector.thresholds_at(detector.settings.false_alarm_rate).threshold
     return abs(calibrated - detector.threshold) <= 1e-6 * calibrated
+
+
+def numbers_of(record: TrainingRecord, paths: Sequence[str]) -> list[int]:
+    """The numbers of the images that paths or patterns such as `*_003.png` mean, each once, in order.
+
+    A path is looked for as it stands, as that of the same file, and as the end of one. Raises `InputError` where one
+    means no image, or where a path without a pattern means several.
+    """
+    places = {path: number for number, path in enumerate(record.paths)}
+    find = image_finder([file_ref(Path(path)) for path in places])
+    found: set[int] = set()
+    for path in paths:
+        names = find(path)
+        if not names and any(sign in path for sign in "*?["):
+            pattern = os.path.abspath(path)  # noqa: PTH100
+            names = {
+                place
+                for place, number in places.items()
+                if fnmatchcase(record.names[number], path) or fnmatchcase(place, pattern)
+            }
+        elif len(names) > 1:
+            raise InputError(f"{path!r} may be any of {len(names)} training images; write more of its path")
+        if not names:
+            raise InputError(
+                f"{path!r} is none of the {len(places)} images that the model learned from; `softpatch info` says "
+                "where they were"
+            )
+        found |= {places[name] for name in names}
+    return sorted(found)
+
+
+def recorded_images(
+    record: TrainingRecord, root: Path | None = None, *, skip_missing: bool = False
+) -> tuple[list[ImageRef], dict[str, Decision]]:
+    """The images that were learned from or rejected, and what was decided on them, by their names, to learn anew.
+
+    `root` is where the folder that all share is now. Raises `InputError` where files are missing, unless they are to be
+    skipped, and where images were in memory.
+    """
+    if record.folder is None and root is not None:
+        raise InputError(f"`root` is {str(root)!r}, but the images share no folder that could have moved")
+    if root is not None:
+        record = replace(record, folder=os.path.abspath(root))  # noqa: PTH100
+    paths, rejected = record.paths, record.rejected_paths
+    in_memory = next((path for path in (*paths, *rejected) if not os.path.isabs(path)), None)  # noqa: PTH117
+    if in_memory is not None:
+        raise InputError(f"the model learned from images in memory, such as {in_memory!r}; give them to fit again")
+    missing = {path: None for path in (*paths, *rejected) if not os.path.isfile(path)}  # noqa: PTH113
+    if missing and not skip_missing:
+        raise InputError(
+            f"{len(missing)} of {len(paths) + len(rejected)} recorded images are missing, {next(iter(missing))} for one; "
+            "say where their folder is now with `root`, or skip them with `skip_missing`"
+        )
+    decisions: dict[str, Decision] = {paths[number]: "keep" for number in record.kept}
+    decisions |= dict.fromkeys(rejected, "reject")
+    present = [path for path in (*paths, *rejected) if path not in missing]
+    return [file_ref(Path(path)) for path in present], decisions
+
+
+def refit(
+    detector: Detector,
+    root: Path | None = None,
+    *,
+    skip_missing: bool = False,
+    on_skip: Callable[[SkippedImage], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+    progress: Progress = silent,
+) -> Detector:
+    """Learn anew from the recorded images, with the recorded settings and decisions; see `recorded_images`.
+
+    How many of the files have changed since goes to `on_note`, in a sentence.
+    """
+    record, _ = record_of(detector)
+    refs, decisions = recorded_images(record, root, skip_missing=skip_missing)
+    fitted = Detector.fit(
+        refs,
+        detector.settings,
+        detector.runtime,
+        decisions=decisions,
+        on_skip=on_skip,
+        on_note=on_note,
+        progress=progress,
+    )
+    now, _ = record_of(fitted)
+    before = set(record.digests)
+    changed = [path for path, digest in zip(now.paths, now.digests, strict=True) if digest not in before]
+    if changed and on_note:
+        on_note(f"{len(changed)} of the {len(now.names)} files have changed since, {changed[0]} for one")
+    return fitted

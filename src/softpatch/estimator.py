@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from softpatch.changes import add_images, numbers_of, record_of, refit, remove_images
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings, resolve_weights
 from softpatch.data.decisions import NO_DECISIONS, Decision, decisions_for, read_decisions
 from softpatch.data.folder import PassedOver
@@ -185,6 +186,61 @@ class SoftPatch:
             self.settings,
             self._runtime,
             decisions=decisions_for(given, chosen.refs),
+            on_skip=on_skip,
+            on_note=on_note,
+            progress=progress,
+        )
+        return self
+
+    def add(
+        self,
+        images: Images,
+        *,
+        known_good: bool = False,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
+        progress: Progress = silent,
+    ) -> "SoftPatch":
+        """Learn from further images, some of which may be anomalous, without those of before.
+
+        They are judged against what is there, so that their defects are not learned, unless they are `known_good`; the
+        thresholds follow (see `softpatch.changes`). Images are taken, skipped and told of as by `fit`. Raises
+        `InputError` for a model that was written before models kept what they learned from.
+        """
+        chosen = choose_images(images, "train")
+        _tell(chosen.passed_over, on_skip)
+        self._detector = add_images(
+            self.detector, chosen.refs, known_good=known_good, on_skip=on_skip, on_note=on_note, progress=progress
+        )
+        return self
+
+    def remove(self, paths: Sequence[str | Path]) -> "SoftPatch":
+        """Forget training images, by their paths or patterns of them; the thresholds follow.
+
+        Raises `InputError` where one is not among them, and where too few would be left.
+        """
+        record, _ = record_of(self.detector)
+        self._detector = remove_images(self.detector, numbers_of(record, [str(path) for path in paths]))
+        return self
+
+    def refit(
+        self,
+        root: str | Path | None = None,
+        *,
+        skip_missing: bool = False,
+        on_skip: Callable[[SkippedImage], None] | None = None,
+        on_note: Callable[[str], None] | None = None,
+        progress: Progress = silent,
+    ) -> "SoftPatch":
+        """Learn anew from the recorded files, with the recorded settings and decisions.
+
+        `root` is where the folder that they share is now. Raises `InputError` where files are missing, unless they are
+        to be skipped, and where images were in memory.
+        """
+        self._detector = refit(
+            self.detector,
+            None if root is None else Path(root),
+            skip_missing=skip_missing,
             on_skip=on_skip,
             on_note=on_note,
             progress=progress,

@@ -60,7 +60,7 @@ def decisions_for(decisions: Mapping[str, Decision], refs: Sequence[ImageRef]) -
     below the folder that all images share, else for the only one whose path ends in its parts. Raises `InputError`
     where paths stand for no image or for several, and where an image is decided about in two ways.
     """
-    find = _finder(refs)
+    find = image_finder(refs)
     found: dict[str, Decision] = {}
     unknown = []
     for path, decision in decisions.items():
@@ -90,8 +90,8 @@ def _shown(text: str) -> str:
     return repr(text[:_SHOWN])
 
 
-def _finder(refs: Sequence[ImageRef]) -> Callable[[str], set[str]]:
-    """What names the images that a path in a file of decisions may stand for."""
+def image_finder(refs: Sequence[ImageRef]) -> Callable[[str], set[str]]:
+    """What gives the names of the images that a path may stand for: none, one, or several where it says too little."""
     by_name, by_place, by_file = defaultdict(set), defaultdict(set), defaultdict(set)
     for ref in refs:
         place = _utf8(_absolute(ref.path or ref.name))
