@@ -201,7 +201,26 @@ def test_what_is_wrong_is_told_before_anything_slow_is_imported(arguments: list[
 @pytest.mark.parametrize(
     ("typed", "word", "completed"),
     [
-        ("softpatch ", 1, {"fit", "predict", "evaluate", "report", "audit", "info", "threshold", "demo", "bench"}),
+        (
+            "softpatch ",
+            1,
+            set(
+                [
+                    "fit",
+                    "audit",
+                    "predict",
+                    "evaluate",
+                    "report",
+                    "info",
+                    "threshold",
+                    "add",
+                    "remove",
+                    "refit",
+                    "demo",
+                    "bench",
+                ]
+            ),
+        ),
         ("softpatch fit --pre", 2, {"--preset"}),
         ("softpatch fit --preset soft", 3, {"softpatch", "softpatch+"}),
         ("softpatch bench run --protocol o", 4, {"overlap", "overlap-distinct"}),

@@ -246,8 +246,8 @@ def recorded_images(
     missing = {path: None for path in (*paths, *rejected) if not os.path.isfile(path)}  # noqa: PTH113
     if missing and not skip_missing:
         raise InputError(
-            f"{len(missing)} of {len(paths) + len(rejected)} recorded images are missing, {next(iter(missing))} for one; "
-            "say where their folder is now with `root`, or skip them with `skip_missing`"
+            f"{len(missing)} of {len(paths) + len(rejected)} recorded images are missing, {next(iter(missing))} for "
+            "one; say where their folder is now with `root`, or skip them with `skip_missing`"
         )
     decisions: dict[str, Decision] = {paths[number]: "keep" for number in record.kept}
     decisions |= dict.fromkeys(rejected, "reject")
