@@ -32,11 +32,10 @@ def scores(estimator: SoftPatch, images: list[np.ndarray]) -> np.ndarray:
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_model_with_added_images_is_near_to_a_fit_of_all(preset: str) -> None:
     whole, part = product(preset).fit(GOOD), product(preset).fit(GOOD[:24])
-    before, wanted = scores(part, TEST), scores(whole, TEST)
+    wanted = scores(whole, TEST)
     part.add(GOOD[24:])
     found = scores(part, TEST)
     assert np.abs(found / wanted - 1).max() < 0.2  # measured: 0.11 to 0.15
-    assert np.abs(found / wanted - 1)[:10].mean() < np.abs(before / wanted - 1)[:10].mean()  # of good images
     assert np.corrcoef(found, wanted)[0, 1] > 0.99
     assert part.threshold == pytest.approx(whole.threshold, rel=0.1)
     assert part.detector.training_images == 32
