@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import audit
 import audit_page
 import growth
 import performance
@@ -32,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 LAB = ROOT / "docs/lab"
 PICTURES = {"why-noise-matters.png": "why-noise-matters.png", "overlays/dent/000.png.png": "overlay.png"}
 """What becomes of the demo's pictures in docs/images."""
-PAGES = (ROOT / "README.md", LAB / "performance.md", LAB / "products.md")
+PAGES = (ROOT / "README.md", LAB / "performance.md", LAB / "products.md", LAB / "audit.md")
 PRODUCTS = ("bottle", "metal_plate", "leather_tiles", "casting", "screw", "magnetic_tile")
 METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+", "agreement": "**softpatch**"}
 SHOWN_RATIOS = {0.0: "clean folder", 0.1: "10 %", 0.4: "40 %"}
@@ -128,11 +129,43 @@ def demo(figures: dict[str, Any]) -> str:
     )
 
 
+def answers(rows: list[Row]) -> str:
+    """What answers of a person who knows the truth buy: a line per folder, number of answers and order."""
+    bounds = {row["category"]: row for row in product_rows() if (row["method"], row["noise_ratio"]) == ("patchcore", 0)}
+    lines = [
+        "| folder | answers | image AUROC | beside the clean bound | missed at 1 % false alarms | interval |",
+        "|---|---|---|---|---|---|",
+    ]
+    means: dict[tuple[float, int, str], list[list[float]]] = {}
+    for row in sorted(rows, key=lambda row: (row["category"], row["noise_ratio"], _asked(row))):
+        count, order = _asked(row)
+        gap = row["image_auroc"] - bounds[row["category"]]["image_auroc"]
+        width = row[f"high_after_{count}"] - row[f"low_after_{count}"] if count else None
+        figures = [row["image_auroc"], gap, row["missed_at_1"]]
+        means.setdefault((row["noise_ratio"], count, order), []).append(figures)
+        lines.append(_answered(f"{row['category']}, {row['noise_ratio']:.0%}", count, order, *figures, width))
+    for (ratio, count, order), found in sorted(means.items()):
+        values = [mean(column) for column in zip(*found, strict=True)]
+        lines.append(_answered(f"**mean of {len(found)}**, {ratio:.0%}", count, order, *values, None))
+    return "\n".join(lines)
+
+
+def _asked(row: Row) -> tuple[int, str]:
+    return row.get("answers", 0), row.get("asked", "")
+
+
+def _answered(folder: str, count: int, order: str, auroc: float, gap: float, missed: float, width: float | None) -> str:
+    asked = f"{count}, at random" if order == "random" else f"{count}"
+    shown = "" if width is None else f"{width:.0%} wide"
+    return f"| {folder} | {asked} | {auroc:.3f} | {gap:+.3f} | {missed:.0%} | {shown} |"
+
+
 def parts() -> dict[str, str]:
     """All that is made, by name."""
     names = ("performance", "growth", "demo", "startup")
     kept, grown, figures, begun = (json.loads((LAB / f"{name}.json").read_text()) for name in names)
     rows = product_rows()
+    audited = [json.loads(line) for line in (LAB / "audit_rows.jsonl").read_text().splitlines()]
     return {
         "accuracy": accuracy(rows),
         "speed": speed(kept, grown),
@@ -141,6 +174,9 @@ def parts() -> dict[str, str]:
         "growth": growth.tables(grown["rows"]),
         "startup": startup.table([startup.Row(**row) for row in begun]),
         "products": as_markdown(tables(rows)),
+        "audit": audit.table(audited),
+        "calibration": audit.calibration(audited),
+        "answers": answers(read_rows(LAB / "answers_rows.jsonl")),
     }
 
 
