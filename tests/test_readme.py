@@ -22,7 +22,7 @@ def test_commands_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     monkeypatch.setattr("softpatch.review.demo.write_demo_dataset", small)
     monkeypatch.chdir(tmp_path)
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("softpatch ")]
-    assert [command.split()[1] for command in commands] == ["demo", "fit", "predict", "evaluate"]
+    assert [command.split()[1] for command in commands] == ["demo", "fit", "predict", "evaluate", "audit"]
     for command in commands:
         with pytest.raises(SystemExit) as leaving:
             cli.main(shlex.split(command)[1:])
@@ -30,6 +30,7 @@ def test_commands_and_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ca
     assert (tmp_path / "demo/why-noise-matters.png").stat().st_size > 10_000
     assert len(list((tmp_path / "results/overlays").rglob("*.png"))) == 8
     assert (tmp_path / "metrics.json").exists()
+    assert (tmp_path / "audit/index.html").stat().st_size > 10_000
     with pytest.raises(SystemExit):  # a demo can be run again over its own files
         cli.main(["demo", "-o", "demo"])
     (python,) = blocks("python")
