@@ -46,6 +46,7 @@ def audit(
     from softpatch.data.images import SkippedImage
     from softpatch.data.inputs import choose_images
     from softpatch.estimator import SoftPatch
+    from softpatch.memory.estimate import Contamination
     from softpatch.review.audit import audit_folder
     from softpatch.review.audit_page import PAGE, write_audit_page
     from softpatch.review.audit_tables import AUDIT_TABLES, check_can_replace_audit, write_audit_tables
@@ -80,6 +81,5 @@ def audit(
     list_passed_over(chosen)
     for group in found.groups[:_GROUPS_SHOWN]:
         say(f"{group.kind.capitalize()}: {group.evidence}.")
-    belief = found.belief
-    share = f"{belief.contamination:.0%} of the images look anomalous, between {belief.low:.0%} and {belief.high:.0%}"
-    print(f"{printable(str(output / PAGE))}: {len(found.images)} images; {share}")
+    contamination = Contamination(found.belief.contamination, found.belief.low, found.belief.high)
+    print(f"{printable(str(output / PAGE))}: {len(found.images)} images; {contamination}")
