@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from audit_page import made_up_audit, one_picture
 
-from softpatch.data.decisions import decision_key
+from softpatch.data.decisions import decision_key, read_decisions
 from softpatch.memory.belief import Hypotheses, believe, next_question
 from softpatch.review import audit_page
 from softpatch.review.audit import FolderAudit
@@ -76,8 +76,10 @@ def saved_rows(page: "Page") -> list[list[str]]:
     with page.expect_download() as download:
         page.click("#save")
     assert download.value.suggested_filename == "decisions.csv"
-    text = Path(download.value.path()).read_bytes().decode("utf-8")
-    return list(csv.reader(io.StringIO(text, newline=""), strict=True))
+    path = Path(download.value.path())
+    rows = list(csv.reader(io.StringIO(path.read_bytes().decode("utf-8"), newline=""), strict=True))
+    assert read_decisions(path) == dict(rows[1:])  # as `fit` reads it
+    return rows
 
 
 def test_the_most_suspicious_come_first_and_each_card_says_why(
