@@ -154,8 +154,9 @@ def test_audit_answer_fit(capsys, folder: Path, fitted_on_folder: SoftPatch, tmp
     }
     decisions = tmp_path / "decisions.csv"
     decisions.write_text(f"path,decision\n{folder / 'bad0.png'},reject\n{folder / 'good03.png'},keep\n")
-    code, said, _ = run(capsys, "fit", folder, "--decisions", decisions, "-o", model, *TINY)
+    code, said, notes = run(capsys, "fit", folder, "--decisions", decisions, "-o", model, *TINY)
     assert code == 0
+    assert "Decisions: 1 images rejected, 1 kept." in notes
     assert "learned from 29 images" in said
     learned = SoftPatch.load(model).detector
     assert learned.record is not None

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings, check_threshold
-from softpatch.data.decisions import NO_DECISIONS, Decision
+from softpatch.data.decisions import NO_DECISIONS, Decision, answers_of
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
 from softpatch.errors import InputError
@@ -28,7 +28,7 @@ from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.estimate import Contamination
 from softpatch.memory.groups import image_groups
 from softpatch.memory_budget import check_image_memory
-from softpatch.passes import embeddings_of_images, first_pass, full_embeddings
+from softpatch.passes import Seen, embeddings_of_images, first_pass, full_embeddings
 from softpatch.patch_detector import PatchDetector, calibration_images, choose_banks, need_images
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
@@ -100,37 +100,22 @@ class Detector:
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
             seen = first_pass(ordered, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
-            asked = {number: decisions.get(ref.name) for number, ref in enumerate(seen.refs)}
-            answers = {number: asked[number] == "reject" for number in asked if asked[number] in ("keep", "reject")}
-            rejected = sum(answers.values())
+            answers = answers_of(seen.refs, decisions)
+            rejected, copies = sum(answers.values()), len(seen.symmetries)
             count = len(seen.refs) - rejected
             need_images(count, settings)
-            copies, positions = len(seen.symmetries), seen.projected.shape[1]
             groups = image_groups(seen.projected[rejected * copies :: copies])
             if on_note and len(groups) > 1:
                 on_note(_note_on_groups([[seen.refs[rejected + n].name for n in group] for group in groups]))
-            learned = choose_banks(
-                seen.projected, settings, symmetries=seen.symmetries, answers=answers, progress=progress
-            )
             numbers = calibration_images(count)
-            calibration = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten()
-            calibration = calibration.to(seen.projected.device)
-            needed = torch.unique(torch.cat([calibration, learned.for_image.indices, learned.for_map.indices]))
-            first = rejected * copies * positions
-            patches = full_embeddings(seen, needed + first, backbone, settings, runtime, progress=progress)
-
-        def embeddings_of(indices: Tensor) -> Tensor:
-            return patches[torch.searchsorted(needed, indices)]
-
-        banks = PatchDetector.of(learned, embeddings_of).to(device)
-        embeddings = embeddings_of(calibration).view(len(numbers), positions, -1)
+            banks, contamination, embeddings = _banks(seen, answers, numbers, backbone, settings, runtime, progress)
         left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
         if rejected:
             bad = embeddings_of_images(seen.refs[:rejected], backbone, settings, runtime)
             banks = banks.with_known_bad(bad, float(left_out.image_scores.median()))
             left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
-        contamination = None if learned.contamination is None else learned.contamination.estimate
-        thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, contamination)
+        share = None if contamination is None else contamination.estimate
+        thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, share)
         record = training_record(
             seen.refs[rejected:],
             seen.digests[rejected:],
@@ -139,7 +124,7 @@ class Detector:
             kept=[number - rejected for number, is_anomalous in answers.items() if not is_anomalous],
             rejected=seen.refs[:rejected],
         )
-        found = (*astuple(thresholds), count, copies, learned.contamination, left_out, record)
+        found = (*astuple(thresholds), count, copies, contamination, left_out, record)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
     def thresholds_at(self, false_alarm_rate: float) -> Thresholds:
@@ -227,6 +212,33 @@ class Detector:
                 )
             done += len(batch)
             progress("predict", done, len(refs))
+
+
+def _banks(
+    seen: Seen,
+    answers: Mapping[int, bool],
+    numbers: Tensor,
+    backbone: Backbone,
+    settings: Settings,
+    runtime: Runtime,
+    progress: Progress,
+) -> tuple[PatchDetector, Contamination | None, Tensor]:
+    """The banks, how contaminated the images look, and embeddings (n, P, D) of some of them by their `numbers` (n,).
+
+    `answers` are as `choose_banks` takes them, and numbers count images without those that were rejected.
+    """
+    copies, positions, rejected = len(seen.symmetries), seen.projected.shape[1], sum(answers.values())
+    learned = choose_banks(seen.projected, settings, symmetries=seen.symmetries, answers=answers, progress=progress)
+    some = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten().to(seen.projected.device)
+    needed = torch.unique(torch.cat([some, learned.for_image.indices, learned.for_map.indices]))
+    first = rejected * copies * positions
+    patches = full_embeddings(seen, needed + first, backbone, settings, runtime, progress=progress)
+
+    def embeddings_of(indices: Tensor) -> Tensor:
+        return patches[torch.searchsorted(needed, indices)]
+
+    banks = PatchDetector.of(learned, embeddings_of).to(backbone.device)
+    return banks, learned.contamination, embeddings_of(some).view(len(numbers), positions, -1)
 
 
 def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:

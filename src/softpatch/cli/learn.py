@@ -113,6 +113,8 @@ def fit(
         share = 1 - (crop / resize) ** 2
         say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")
     fitted = estimator.detector
+    if fitted.record is not None and (fitted.record.rejected or fitted.record.kept):
+        say(f"Decisions: {len(fitted.record.rejected)} images rejected, {len(fitted.record.kept)} kept.")
     if fitted.training_images < _FEW_IMAGES:
         say(f"Note: {fitted.training_images} images are few; take {_FEW_IMAGES} or more for a threshold to rely on.")
     if fitted.contamination is not None:

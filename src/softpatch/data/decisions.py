@@ -26,6 +26,15 @@ _LARGEST_FILE = 50_000_000  # bytes
 _SHOWN = 200  # characters of what a file says
 
 
+def answers_of(refs: Sequence[ImageRef], decisions: Mapping[str, Decision]) -> dict[int, bool]:
+    """What decisions by the names of images say of those at hand: by their numbers, whether each is anomalous.
+
+    Of those that nobody is sure of it says nothing.
+    """
+    decided = {number: decisions.get(ref.name) for number, ref in enumerate(refs)}
+    return {number: decision == "reject" for number, decision in decided.items() if decision in ("keep", "reject")}
+
+
 def decision_key(name: str) -> str:
     """How an image is named in a table of decisions: harmless in a spreadsheet, and what is not UTF-8 as `\\udc..`."""
     return path_cell(name)

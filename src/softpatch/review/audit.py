@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import PRESETS, Settings
-from softpatch.data.decisions import NO_DECISIONS, Decision
+from softpatch.data.decisions import NO_DECISIONS, Decision, answers_of
 from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.detector import Detector
 from softpatch.errors import InputError
@@ -129,9 +129,7 @@ def audit_folder(
         evidence = audit.evidence.numpy()
         order = np.argsort(-evidence, kind="stable")
         hypotheses = first_hypotheses(evidence, audit.contamination)
-        decided = {n: decisions.get(ref.name) for n, ref in enumerate(seen.refs)}
-        answers = {n: decided[n] == "reject" for n in decided if decided[n] in ("keep", "reject")}
-        belief = believe(evidence, hypotheses, answers)
+        belief = believe(evidence, hypotheses, answers_of(seen.refs, decisions))
         regions, compared = compare_regions(detector, seen, audit, predictions, order, progress=progress)
         looks = Looks(*(torch.cat(each) for each in zip(*pictures, strict=True)))
         copies = [(image.name, image.copy_of) for image in skipped if image.copy_of]
