@@ -214,13 +214,14 @@ class SoftPatch:
         )
         return self
 
-    def remove(self, paths: Sequence[str | Path]) -> "SoftPatch":
+    def remove(self, paths: str | Path | Sequence[str | Path]) -> "SoftPatch":
         """Forget training images, by their paths or patterns of them; the thresholds follow.
 
         Raises `InputError` where one is not among them, and where too few would be left.
         """
         record, _ = record_of(self.detector)
-        self._detector = remove_images(self.detector, numbers_of(record, [str(path) for path in paths]))
+        named = [paths] if isinstance(paths, (str, Path)) else paths
+        self._detector = remove_images(self.detector, numbers_of(record, [str(path) for path in named]))
         return self
 
     def refit(
@@ -237,8 +238,9 @@ class SoftPatch:
         `root` is where the folder that they share is now. Raises `InputError` where files are missing, unless they are
         to be skipped, and where images were in memory.
         """
+        settings = replace(self.detector.settings, weights=self.settings.weights)  # which may lie elsewhere now
         self._detector = refit(
-            self.detector,
+            replace(self.detector, settings=settings),
             None if root is None else Path(root),
             skip_missing=skip_missing,
             on_skip=on_skip,
@@ -314,7 +316,8 @@ class SoftPatch:
         )
         found = None if weights is None else resolve_weights(weights)
         estimator._detector = load_detector(_path(path), estimator._runtime, weights=found, progress=progress)
-        estimator._settings = estimator._detector.settings
+        settings = estimator._detector.settings
+        estimator._settings = settings if found is None else replace(settings, weights=found)
         estimator._parameters |= vars(estimator._settings)
         return estimator
 
