@@ -79,7 +79,9 @@ def test_the_bank_does_not_grow_beyond_its_largest_size() -> None:
 def test_a_removed_image_is_forgotten(preset: str) -> None:
     estimator = product(preset).fit([*GOOD, *DEFECTIVE[:2]])
     detector = estimator.detector
-    estimator.remove(["image 32", "image 33"])
+    notes: list[str] = []
+    estimator.remove(["image 32", "image 33"], on_note=notes.append)
+    assert not notes
     after = estimator.detector
     assert after.training_images == 32
     assert len(after.record.names) == 32
@@ -89,6 +91,12 @@ def test_a_removed_image_is_forgotten(preset: str) -> None:
     assert torch.equal(after.banks.classification.patches, detector.banks.classification.patches[kept])
     assert len(after.left_out.image_scores) == len(detector.left_out.image_scores) - 2
     assert after.threshold == pytest.approx(product(preset).fit(GOOD).threshold, rel=0.25)
+
+
+def test_that_many_were_removed_is_said() -> None:
+    notes: list[str] = []
+    product().fit(GOOD).remove([f"image {number}" for number in range(4)], on_note=notes.append)
+    assert notes[0].startswith("4 of 32 images are many to remove: ")
 
 
 def test_what_was_removed_can_be_added_again() -> None:

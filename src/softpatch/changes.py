@@ -30,6 +30,8 @@ from softpatch.scoring.threshold import LeftOutScores, thresholds_at
 from softpatch.symmetry import turned_positions
 from softpatch.training_record import TrainingRecord, training_record, with_images
 
+_MANY = 0.1  # of the images: with a quarter gone SoftPatch+ called 15 of 20 good bottles anomalous, with a tenth 1
+
 
 def record_of(detector: Detector) -> tuple[TrainingRecord, LeftOutScores]:
     """What a detector learned from, and the scores its thresholds come from; `InputError` where a model has neither."""
@@ -132,10 +134,14 @@ def _with_added(detector: Detector, seen: Seen, scores: Tensor, peaks: Tensor, a
     return _recalibrated(detector, with_images(record, added), LeftOutScores(scores, peaks), contamination)
 
 
-def remove_images(detector: Detector, numbers: Sequence[int]) -> Detector:
+def remove_images(
+    detector: Detector, numbers: Sequence[int], *, on_note: Callable[[str], None] | None = None
+) -> Detector:
     """Forget images, by their numbers in the record: their patches, and their left-out scores.
 
-    Raises `InputError` where fewer images stay than the settings need, or nothing to judge by.
+    The left-out scores of the others are those of before, though what they were near to may have left: where many do,
+    that goes to `on_note`, in a sentence. Raises `InputError` where fewer images stay than the settings need, or
+    nothing to judge by.
     """
     record, left_out = record_of(detector)
     leaving = set(numbers)
@@ -150,6 +156,11 @@ def remove_images(detector: Detector, numbers: Sequence[int]) -> Detector:
     banks = detector.banks.with_banks(lambda bank: bank.of_images(torch.tensor(staying, device=bank.owners.device)))
     if not min(len(banks.classification.patches), len(banks.segmentation.patches)):
         raise InputError(f"without these {len(leaving)} images nothing of the memory bank is left; remove fewer")
+    if on_note and len(leaving) > _MANY * detector.training_images:
+        on_note(
+            f"{len(leaving)} of {detector.training_images} images are many to remove: what is left of the memory bank "
+            "may call good images anomalous; learn anew with `softpatch refit`"
+        )
     place_of = {number: place for place, number in enumerate(staying)}
     kept = replace(
         record,

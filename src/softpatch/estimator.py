@@ -214,14 +214,18 @@ class SoftPatch:
         )
         return self
 
-    def remove(self, paths: str | Path | Sequence[str | Path]) -> "SoftPatch":
+    def remove(
+        self, paths: str | Path | Sequence[str | Path], *, on_note: Callable[[str], None] | None = None
+    ) -> "SoftPatch":
         """Forget training images, by their paths or patterns of them; the thresholds follow.
 
-        Raises `InputError` where one is not among them, and where too few would be left.
+        That many were removed, after which to learn anew is better, goes to `on_note`, in a sentence. Raises
+        `InputError` where one is not among them, and where too few would be left.
         """
         record, _ = record_of(self.detector)
         named = [paths] if isinstance(paths, (str, Path)) else paths
-        self._detector = remove_images(self.detector, numbers_of(record, [str(path) for path in named]))
+        numbers = numbers_of(record, [str(path) for path in named])
+        self._detector = remove_images(self.detector, numbers, on_note=on_note)
         return self
 
     def refit(

@@ -66,7 +66,11 @@ def remove(
     Nothing is learned anew.
     """
     check_given(model=model, weights=weights)
-    _change(model, output, weights, runtime, lambda estimator, *_: estimator.remove(paths))
+
+    def change(estimator: "SoftPatch", _: object, notes: list[str], __: object) -> None:
+        estimator.remove(paths, on_note=notes.append)
+
+    _change(model, output, weights, runtime, change)
 
 
 @with_runtime
