@@ -112,8 +112,12 @@ def test_answers_decide_whom_to_trust() -> None:
     audit = audit_of(images, {3: True, 31: False})
     assert not audit.trusted[3]
     assert audit.trusted[31]
-    # as far as 31 is good, so is whoever looks less anomalous
-    assert audit.trusted[audit.evidence < audit.evidence[31]].sum() >= 29
+    asked = torch.zeros(36, dtype=torch.bool)
+    asked[[3, 31]] = True
+    others, distrusted = audit.evidence[audit.trusted & ~asked], audit.evidence[~audit.trusted & ~asked]
+    assert distrusted.min() >= others.max()
+    # as many as may be anomalous
+    assert len(distrusted) + 1 == pytest.approx(36 * min(0.5, audit.contamination.high), abs=1.5)
     left = audit_of(images.roll(-3, dims=0), {0: True}).without_first(1)
     assert len(left.trusted) == len(left.evidence) == 35
     assert left.references.tolist() == list(range(35))
