@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from softpatch.bench.oracle import ask
 from softpatch.config import Runtime, preset_settings
 from softpatch.data.contamination import ContaminatedSplit, contaminate
 from softpatch.data.layouts import open_dataset
 from softpatch.detector import Detector
-from softpatch.memory.belief import believe, next_question
 from softpatch.review.audit import FolderAudit, audit_folder
 
 ANSWERS = 10
@@ -39,19 +39,18 @@ def measured(split: ContaminatedSplit, seed: int) -> dict[str, Any]:
     known = {ref.name: truth for ref, truth in zip(split.train, split.train_is_anomalous, strict=True)}
     truth = np.array([known[image.path] for image in audit.images])
     count = int(truth.sum())
-    asked = after_answers(audit, truth)
+    evidence = np.array([image.evidence for image in audit.images])
+    _, asked = ask(evidence, audit.hypotheses, truth.tolist(), ANSWERS)
     several, together = repeated(audit)
     return {
         "images": len(truth),
         "anomalous": count,
         **{f"precision_{first}": round(float(truth[:first].mean()), 4) for first in (10, 20)},
         "precision_all": round(float(truth[:count].mean()), 4) if count else None,
-        "average_precision": round(float(average_precision_score(truth, [i.evidence for i in audit.images])), 4)
-        if count
-        else None,
+        "average_precision": round(float(average_precision_score(truth, evidence)), 4) if count else None,
         "contamination": round(float(truth.mean()), 4),
         "interval": [round(audit.belief.low, 4), round(audit.belief.high, 4)],
-        "interval_asked": [round(each, 4) for each in asked],
+        "interval_asked": [round(asked.low, 4), round(asked.high, 4)],
         "brier": round(float(((audit.belief.suspicion - truth) ** 2).mean()), 4),
         "suspicion": [round(float(each), 3) for each in audit.belief.suspicion],
         "truth": [int(each) for each in truth],
@@ -60,18 +59,6 @@ def measured(split: ContaminatedSplit, seed: int) -> dict[str, Any]:
         "fit_seconds": round(fitted - began, 1),
         "audit_seconds": round(ended - fitted, 1),
     }
-
-
-def after_answers(audit: FolderAudit, truth: np.ndarray) -> tuple[float, float]:
-    """The interval of the contamination after ten answers in the order in which the page asks."""
-    x = np.array([image.evidence for image in audit.images])
-    answers: dict[int, bool] = {}
-    for _ in range(ANSWERS):
-        place = next_question(believe(x, audit.hypotheses, answers).suspicion, frozenset(answers))
-        if place is not None:
-            answers[place] = bool(truth[place])
-    belief = believe(x, audit.hypotheses, answers)
-    return belief.low, belief.high
 
 
 def repeated(audit: FolderAudit) -> tuple[int, int]:

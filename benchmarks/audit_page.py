@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from browser import running_browser
+from browser import running_browser, wait_until
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -45,7 +45,8 @@ def made_up_audit(names: list[str], *, anomalous: int) -> FolderAudit:
     for number, name in enumerate(names):
         is_anomalous = number < anomalous
         counterpart = Counterpart(names[-1], (16, 16, 32, 32))
-        region = AuditedRegion((16, 16, 32, 32), 256, 2.0, 1.5, number % 3, counterpart)
+        corners = ((16, 16), (32, 16), (32, 32), (16, 32))
+        region = AuditedRegion((16, 16, 32, 32), 256, (corners,), 2.0, 1.5, 20, 20, number % 3, counterpart)
         answer = prediction(name, float(np.exp(x[number] / 2)), heat if is_anomalous else 0 * heat, SIDE)
         regions = (region,) if is_anomalous else ()
         images.append(AuditedImage(name, float(belief.suspicion[number]), float(x[number]), answer, regions))
@@ -77,7 +78,7 @@ def draw(images: Path, folder: Path) -> None:
         for keys, name in (("r ArrowRight r h ArrowRight", "audit-page.png"), ("h Enter", "audit-detail.png")):
             for key in keys.split():
                 page.keyboard.press(key)
-            page.wait_for_function("[...document.images].every((each) => each.complete)")
+            wait_until(page, "[...document.images].every((each) => each.complete)")
             page.screenshot(path=folder / name, animations="disabled")
 
 
@@ -91,20 +92,15 @@ def measured(images: int) -> list[tuple[str, str]]:
         rows.append(("the page alone", f"{(Path(folder) / PAGE).stat().st_size / 1e6:.1f} MB"))
         page = browser.new_page(viewport={"width": 1280, "height": 860})
         page.goto((Path(folder) / PAGE).as_uri())
-        paint = page.wait_for_function("performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
-        rows.append(("first paint with content", f"{paint.json_value():.0f} ms"))
+        paint = wait_until(page, "performance.getEntriesByName('first-contentful-paint')[0]?.startTime")
+        rows.append(("first paint with content", f"{paint:.0f} ms"))
         rows.append(("JavaScript heap, cards: at first", _held(page)))
         height = page.evaluate("document.body.scrollHeight")
         for place in range(0, height, max(600, height // 200)):
-            page.evaluate(
-                "(place) => new Promise((done) => { scrollTo(0, place); requestAnimationFrame(done); })", place
-            )
+            page.evaluate(_SCROLL, place)
         rows.append(("scrolled to the end", _held(page)))
         page.evaluate("goToNextQuestion()")
-        answer = page.evaluate(
-            "(() => { const from = performance.now(); toggle(0, 'reject'); return performance.now() - from; })()"
-        )
-        rows.append(("one answer, and what is believed then", f"{answer:.0f} ms"))
+        rows.append(("one answer, and what is believed then", f"{page.evaluate(_ANSWER):.0f} ms"))
     return rows
 
 

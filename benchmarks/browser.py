@@ -2,12 +2,13 @@
 
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 _OPTIONS = (
     "--no-sandbox",
@@ -35,3 +36,16 @@ def running_browser(*more_options: str) -> Iterator["Browser"]:
         browser = playwright.chromium.launch(executable_path=chromium(), args=[*_OPTIONS, *more_options])
         yield browser
         browser.close()
+
+
+def wait_until(page: "Page", condition: str, *, seconds: float = 30) -> Any:
+    """Wait until a JavaScript expression is true on a page, and give its value.
+
+    Playwright's own `wait_for_function` asks again by `eval` in the page, which the pages' security policy forbids.
+    """
+    end = time.monotonic() + seconds
+    while not (value := page.evaluate(condition)):
+        if time.monotonic() > end:
+            raise TimeoutError(f"not true after {seconds:g} s: {condition}")
+        page.wait_for_timeout(20)
+    return value

@@ -104,7 +104,6 @@ def test_evidence_is_highest_of_what_is_anomalous() -> None:
     audit = audit_of(images)
     assert audit.evidence[30:].min() > audit.evidence[:30].max()
     assert audit.apart[30:].amax(dim=1).min() > 2 * audit.reach
-    assert audit.suspects[30:].sort().values[:, :8].max() < 10  # where the defects are
 
 
 def test_answers_decide_whom_to_trust() -> None:

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from conftest import plate, tiny_softpatch
-from softpatch import SoftPatch, cli
+from softpatch import SoftPatch
 from softpatch.data.images import SkippedImage, file_ref
 from softpatch.errors import InputError
 from softpatch.review.audit import FolderAudit, audit_folder
 from softpatch.review.audit_tables import COLUMNS, write_audit_tables
+from test_cli import run
 
 GOOD, BAD = 24, 4
 TINY = ["--resize", "64", "--crop", "64", "--device", "cpu", "--symmetries", "none"]
@@ -132,13 +133,6 @@ def test_tables_hold_every_image(audit: FolderAudit, tmp_path: Path) -> None:
     assert box == lines[0]["regions"][0]["box"]
     cut = next(line for line in lines if line["path"].endswith("cut300.png"))
     assert ("repeated defect", 2) in [(group["kind"], group["images"]) for group in cut["groups"]]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as leaving:
-        cli.main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(leaving.value.code or 0), out, err
 
 
 def test_audit_answer_fit(capsys, folder: Path, fitted_on_folder: SoftPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from softpatch.data.decisions import decision_key
+from softpatch.data.cells import path_cell
 from softpatch.errors import ImageError, InputError
 from softpatch.review import audit_page
 from softpatch.review.audit_page import PAGE, audit_id, write_audit_page
@@ -183,7 +183,7 @@ def test_a_threshold_of_zero_has_no_multiples(tmp_path: Path) -> None:
 
 
 def test_names_are_harmless_in_tables() -> None:
-    found = [decision_key(name) for name in ("a.png", "=1.png", os.fsdecode(b"\xff.png"))]
+    found = [path_cell(name) for name in ("a.png", "=1.png", os.fsdecode(b"\xff.png"))]
     assert found == ["a.png", "./=1.png", "\\udcff.png"]
 
 

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from conftest import plate, tiny_softpatch
-from softpatch import SoftPatch, cli
+from softpatch import SoftPatch
 from softpatch.changes import numbers_of, record_of
 from softpatch.errors import InputError
 from softpatch.estimator import Detector
+from test_cli import run
 
 PRESETS = ("agreement", "softpatch+", "patchcore")
 GOOD = [plate(seed) for seed in range(32)]
@@ -157,13 +158,6 @@ def model(photographs: Path, tmp_path: Path) -> Path:
 
 def loaded(path: Path) -> Detector:
     return SoftPatch.load(path).detector
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as leaving:
-        cli.main([str(argument) for argument in arguments])
-    out, err = capsys.readouterr()
-    return int(leaving.value.code or 0), out, err
 
 
 def test_images_are_named_by_paths_their_ends_and_patterns(model: Path, photographs: Path) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from softpatch.data.decisions import DECISIONS, decision_key, decisions_for, read_decisions
+from softpatch.data.cells import path_cell
+from softpatch.data.decisions import DECISIONS, decisions_for, read_decisions
 from softpatch.data.images import ImageRef, file_ref
 from softpatch.errors import InputError
 
@@ -51,12 +52,12 @@ def test_hostile_names_come_back(tmp_path: Path, folder: str, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     names = [folder + name for name in HOSTILE]
     decided = {name: DECISIONS[number % 3] for number, name in enumerate(names)}
-    path = table(tmp_path / "decisions.csv", [(decision_key(name), decision) for name, decision in decided.items()])
+    path = table(tmp_path / "decisions.csv", [(path_cell(name), decision) for name, decision in decided.items()])
     assert decisions_for(read_decisions(path), refs(*names)) == decided
 
 
 def test_keys_are_harmless_in_a_spreadsheet() -> None:
-    assert [decision_key(name) for name in ("=1.png", "a;=b.png", "caf\udce9.png", "good/1.png")] == [
+    assert [path_cell(name) for name in ("=1.png", "a;=b.png", "caf\udce9.png", "good/1.png")] == [
         "./=1.png",
         "'a;=b.png",
         "caf\\udce9.png",

@@ -22,8 +22,9 @@ def audit(tmp_path: Path) -> FolderAudit:
     images = []
     for name, suspicion, score in zip(NAMES, (0.98765, 0.9, 0.5, 0.1), (2.0, 2.0, 0.5, 0.5), strict=True):
         prediction = two_blots(str(tmp_path / name), score=score)
-        regions = [AuditedRegion(each.box, each.area, each.peak, each.mean, 3, None) for each in prediction.regions()]
-        other = AuditedRegion((1, 2, 3, 5), 5, 1.0, 1.0, 0, None)
+        regions = [AuditedRegion(**vars(each), agreeing=3, counterpart=None) for each in prediction.regions()]
+        corners = ((1, 2), (3, 2), (3, 5), (1, 5))
+        other = AuditedRegion((1, 2, 3, 5), 6, (corners,), 1.0, 1.0, 1, 2, 0, None)
         found = (*regions, other) if name == "1.png" else tuple(regions)
         images.append(AuditedImage(prediction.path, suspicion, 0.0, prediction, found))
     belief = Belief(np.array([image.suspicion for image in images]), 0.6, 0.5, 0.7)
@@ -39,7 +40,7 @@ def test_suspects_in_coco_format(audit: FolderAudit, tmp_path: Path) -> None:
     first, _, other, *_, whole = coco["annotations"]
     assert (first["bbox"], first["segmentation"]) == ([40, 20, 6, 3], [[40, 20, 46, 20, 46, 23, 40, 23]])
     assert (first["score"], first["attributes"]) == (0.9877, {"suspicion": 0.9877, "agreeing": 3})
-    assert (other["bbox"], other["area"], other["segmentation"]) == ([1, 2, 2, 3], 5, [[1, 2, 3, 2, 3, 5, 1, 5]])
+    assert (other["bbox"], other["area"], other["segmentation"]) == ([1, 2, 2, 3], 6, [[1, 2, 3, 2, 3, 5, 1, 5]])
     assert (whole["bbox"], whole["area"]) == ([0, 0, 64, 32], 64 * 32)
 
 

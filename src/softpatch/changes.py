@@ -6,7 +6,7 @@ scores are those of before.
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
@@ -26,7 +26,7 @@ from softpatch.memory.projection import project
 from softpatch.passes import Seen, first_pass, full_embeddings
 from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress, silent
-from softpatch.scoring.threshold import LeftOutScores, thresholds_at
+from softpatch.scoring.threshold import LeftOutScores
 from softpatch.symmetry import turned_positions
 from softpatch.training_record import TrainingRecord, training_record, with_images
 
@@ -189,18 +189,14 @@ def _counted_anew(before: Contamination | None, images: int, more: int, anomalou
 def _recalibrated(
     detector: Detector, record: TrainingRecord, left_out: LeftOutScores, contamination: Contamination | None
 ) -> Detector:
-    """The detector with another record and other left-out scores, whose thresholds follow.
+    """The detector with another record and other left-out scores, and thresholds taken from these.
 
     Thresholds that somebody set stay.
     """
     changed = replace(
         detector, training_images=len(record.names), record=record, left_out=left_out, contamination=contamination
     )
-    if not is_calibrated(detector):
-        return changed
-    settings, estimate = detector.settings, None if contamination is None else contamination.estimate
-    found = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, estimate)
-    return replace(changed, **asdict(found))
+    return changed.calibrated(detector.settings.false_alarm_rate) if is_calibrated(detector) else changed
 
 
 def is_calibrated(detector: Detector) -> bool:
@@ -254,7 +250,7 @@ def recorded_images(
     in_memory = next((path for path in (*paths, *rejected) if not os.path.isabs(path)), None)  # noqa: PTH117
     if in_memory is not None:
         raise InputError(f"the model learned from images in memory, such as {in_memory!r}; give them to fit again")
-    missing = {path: None for path in (*paths, *rejected) if not os.path.isfile(path)}  # noqa: PTH113
+    missing = dict.fromkeys(path for path in (*paths, *rejected) if not os.path.isfile(path))  # noqa: PTH113
     if missing and not skip_missing:
         raise InputError(
             f"{len(missing)} of {len(paths) + len(rejected)} recorded images are missing, {next(iter(missing))} for "

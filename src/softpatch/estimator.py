@@ -203,8 +203,9 @@ class SoftPatch:
     ) -> "SoftPatch":
         """Learn from further images, some of which may be anomalous, without those of before.
 
-        They are judged against what is there, so that their defects are not learned, unless they are `known_good`; the
-        thresholds follow (see `softpatch.changes`). Images are taken, skipped and told of as by `fit`. Raises
+        They are judged against what is there, so that their defects are not learned, unless they are `known_good`.
+        Thresholds are taken anew from the scores at hand, which may be far from those of a fit: `refit` before relying
+        on them. Images are taken, skipped and told of as by `fit`. Raises
         `InputError` for a model that was written before models kept what they learned from.
         """
         chosen = choose_images(images, "train")
@@ -217,10 +218,11 @@ class SoftPatch:
     def remove(
         self, paths: str | Path | Sequence[str | Path], *, on_note: Callable[[str], None] | None = None
     ) -> "SoftPatch":
-        """Forget training images, by their paths or patterns of them; the thresholds follow.
+        """Forget training images, by their paths or patterns of them.
 
-        That many were removed, after which to learn anew is better, goes to `on_note`, in a sentence. Raises
-        `InputError` where one is not among them, and where too few would be left.
+        Thresholds are taken anew from the scores at hand, as by `add`. That many were removed, after which to learn
+        anew is better, goes to `on_note`, in a sentence. Raises `InputError` where one is not among them, and where
+        too few would be left.
         """
         record, _ = record_of(self.detector)
         named = [paths] if isinstance(paths, (str, Path)) else paths

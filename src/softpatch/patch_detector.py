@@ -86,8 +86,8 @@ class PatchDetector:
         if not rejected:
             return detector
         numbers = calibration_images(len(left) // len(symmetries))
-        scores = [detector.score(left[n * len(symmetries)][None], owners=n[None])[0] for n in numbers]
-        return detector.with_known_bad(torch.split(bad, 1), float(torch.cat(scores).median()))
+        scores, _, _ = detector.score(left[numbers * len(symmetries)], owners=numbers.to(left.device))
+        return detector.with_known_bad([bad], float(scores.median()))
 
     @classmethod
     def of(cls, learned: Learned, embeddings_of: Callable[[Tensor], Tensor]) -> "PatchDetector":

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 from audit_page import made_up_audit, one_picture
+from browser import wait_until
 
-from softpatch.data.decisions import decision_key, read_decisions
+from softpatch.data.cells import path_cell
+from softpatch.data.decisions import read_decisions
 from softpatch.memory.belief import Hypotheses, believe, next_question
 from softpatch.review import audit_page
 from softpatch.review.audit import FolderAudit
@@ -345,7 +347,7 @@ def test_decisions_are_saved_and_loaded(page_file: Path, open_page: Open, tmp_pa
     table = tmp_path / "edited.csv"
     table.write_text('Path;Note;Decision\r\n"good/3.png";"a ""b""";Keep\r\n\r\ngood/4.png;;\r\nelsewhere.png;;reject')
     page.set_input_files("#file", table)
-    page.wait_for_function("decisions.get(3) === 'keep'")
+    wait_until(page, "decisions.get(3) === 'keep'")
     assert decided(page) == {0: "reject", 39: "unsure", 3: "keep"}
     assert page.locator("#said").inner_text() == "Loaded 1 decisions; 1 more are about images that are not here"
     page.click("#undo")
@@ -370,7 +372,7 @@ def test_a_broken_table_is_refused_in_one_sentence(
     press(page, "k")
     (tmp_path / "broken.csv").write_text(text)
     page.set_input_files("#file", tmp_path / "broken.csv")
-    page.wait_for_function("document.getElementById('said').textContent.startsWith('Nothing')")
+    wait_until(page, "document.getElementById('said').textContent.startsWith('Nothing')")
     assert page.locator("#said").inner_text() == f"Nothing was loaded from this file: {said}."
     assert decided(page) == {0: "keep"}
 
@@ -391,13 +393,13 @@ def test_hostile_names_are_shown_as_they_are_and_come_back(open_page: Open, tmp_
     assert page.evaluate("typeof stolen") == "undefined"
     assert page.locator("img[src=x], script[src], b").count() == 0
     rows = saved_rows(page)[1:]
-    assert rows == [[decision_key(name), "reject"] for name in HOSTILE]
+    assert rows == [[path_cell(name), "reject"] for name in HOSTILE]
     assert not [path for path, _ in rows if path.startswith(("=", "+", "-", "@"))]
     (tmp_path / "saved.csv").write_text(
         "path,decision\n" + "".join(f"{json.dumps(name)},keep\n" for name in ["&amp;&lt;.png"]), encoding="utf-8"
     )
     page.set_input_files("#file", tmp_path / "saved.csv")
-    page.wait_for_function("[...decisions.values()].includes('keep')")
+    wait_until(page, "[...decisions.values()].includes('keep')")
     assert decided(page)[HOSTILE.index("&amp;&lt;.png")] == "keep"
 
 

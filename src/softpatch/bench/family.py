@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from softpatch.bench.features import Features
-from softpatch.bench.oracle import ask, audit_of, rejected_first
+from softpatch.bench.oracle import ask, rejected_first
 from softpatch.bench.outcome import Outcome
 from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
 from softpatch.data.images import ImageRef
+from softpatch.memory.belief import first_hypotheses
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
 from softpatch.passes import product_symmetries
 from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress
+from softpatch.review.audit import audit_of, audit_settings
 from softpatch.scoring.anomaly_map import anomaly_maps
 from softpatch.symmetry import Symmetry, transform
 
@@ -53,9 +55,12 @@ def run(
     found: dict[str, float] = {}
     if answers:
         truth = split.train_is_anomalous
-        audit = audit_of(train[:: len(symmetries)], settings)
+        projected = project(train[:: len(symmetries)], settings.projected_dim, settings.seed)
+        audit = audit_of(projected, audit_settings(settings))
+        evidence = audit.evidence.numpy()
+        hypotheses = first_hypotheses(evidence, audit.contamination)
         for count in (0, answers):
-            given, belief = ask(audit, truth, count, asked=asked, seed=settings.seed)
+            given, belief = ask(evidence, hypotheses, truth, count, asked=asked, seed=settings.seed)
             found |= {f"low_after_{count}": belief.low, f"high_after_{count}": belief.high}
         order, given = rejected_first(given, len(truth))
         train = train.view(len(truth), len(symmetries), *train.shape[1:])[order].flatten(0, 1)

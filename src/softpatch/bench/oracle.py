@@ -8,32 +8,27 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from softpatch.config import Settings
-from softpatch.memory.agreement import Audit, audit_images
-from softpatch.memory.belief import Belief, believe, first_hypotheses, next_question
-from softpatch.memory.projection import project
-from softpatch.memory.selection import judge_patches
-from softpatch.review.audit import audit_settings
+from softpatch.memory.belief import Belief, Hypotheses, believe, next_question
 
 
-def audit_of(embeddings: Tensor, settings: Settings) -> Audit:
-    """What training images make of each other, by their patch embeddings (N, P, D) float16."""
-    settings = audit_settings(settings)
-    projected = project(embeddings, settings.projected_dim, settings.seed)
-    noise = judge_patches(projected, settings)
-    return audit_images(projected, noise.nearest, noise.lof)
+def ask(
+    evidence: NDArray[np.float64],
+    hypotheses: Hypotheses,
+    truth: Sequence[bool],
+    count: int,
+    *,
+    asked: str = "page",
+    seed: int = 0,
+) -> tuple[dict[int, bool], Belief]:
+    """Ask about so many of the images with `evidence` (N,), whose `truth` says which are anomalous.
 
-
-def ask(audit: Audit, truth: Sequence[bool], count: int, *, asked: str, seed: int) -> tuple[dict[int, bool], Belief]:
-    """Ask about so many images, whose `truth` says which are anomalous: the answers, and what is believed then.
-
-    Answers are by the images' numbers. "random" draws from `seed`.
+    Gives the answers, by the images' numbers, and what is believed then. "random" draws from `seed`.
     """
-    order = np.argsort(-audit.evidence.numpy(), kind="stable")  # as the page has them
-    x = audit.evidence.numpy()[order]
-    hypotheses = first_hypotheses(x, audit.contamination)
+    order = np.argsort(-evidence, kind="stable")  # as the page has them
+    x = evidence[order]
     drawn = np.random.default_rng(seed).permutation(len(x))
     answers: dict[int, bool] = {}
     for turn in range(min(count, len(x))):
@@ -41,7 +36,7 @@ def ask(audit: Audit, truth: Sequence[bool], count: int, *, asked: str, seed: in
         if asked == "page":
             place = next_question(believe(x, hypotheses, answers).suspicion, frozenset(answers))
         if place is not None:
-            answers[place] = truth[order[place]]
+            answers[place] = bool(truth[order[place]])
     return {int(order[place]): answer for place, answer in answers.items()}, believe(x, hypotheses, answers)
 
 

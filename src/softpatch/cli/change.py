@@ -34,7 +34,8 @@ def add(
 ) -> None:
     """Learn from further images, without those of before.
 
-    They are judged against what is there, so that their defects are not learned.
+    They are judged against what is there, so that their defects are not learned. Refit before you rely on the
+    threshold.
     """
     paths = given_paths(images)
     check_given(model=model, weights=weights, images=paths)
@@ -63,7 +64,7 @@ def remove(
 ) -> None:
     """Forget training images: their patches and scores.
 
-    Nothing is learned anew.
+    Nothing is learned anew. Refit before you rely on the threshold.
     """
     check_given(model=model, weights=weights)
 

@@ -35,17 +35,13 @@ def answers_of(refs: Sequence[ImageRef], decisions: Mapping[str, Decision]) -> d
     return {number: decision == "reject" for number, decision in decided.items() if decision in ("keep", "reject")}
 
 
-def decision_key(name: str) -> str:
-    """How an image is named in a table of decisions: harmless in a spreadsheet, and what is not UTF-8 as `\\udc..`."""
-    return path_cell(name)
-
-
 def read_decisions(path: Path) -> dict[str, Decision]:
     """Read what people decided: decisions by the path that the file gives, which `decisions_for` looks for.
 
-    The file is CSV with the columns path and decision, others being ignored, divided by commas, semicolons or tabs; a
-    row whose decision is empty decides nothing. Or it is JSON, COCO or exported by Label Studio: there an image is what
-    people named it, or rejected where anything on it is still marked and else kept (see `softpatch.data.labelling`).
+    The file is CSV with the columns path, as it is or as `path_cell` writes it, and decision, others being ignored,
+    divided by commas, semicolons or tabs; a row whose decision is empty decides nothing. Or it is JSON, COCO or
+    exported by Label Studio: there an image is what people named it, or rejected where anything on it is still marked
+    and else kept (see `softpatch.data.labelling`).
 
     Raises `InputError` where it cannot be read, is larger than 50 MB, lacks the columns, ends within a row, says
     anything but keep, reject or unsure, or says two things of a path.
@@ -123,7 +119,7 @@ def _absolute(path: str | Path, folder: str = "") -> str:
 
 
 def _plain(path: str) -> str:
-    """A path as it was before `decision_key` put an apostrophe before it, what is not UTF-8 still spelt out."""
+    """A path as it was before `path_cell` put an apostrophe before it, what is not UTF-8 still spelt out."""
     text = _utf8(path)
     return text[1:] if text.startswith("'") and path_cell(text[1:]) == text else text
 

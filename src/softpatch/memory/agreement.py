@@ -8,7 +8,7 @@ several of any.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from math import ceil
 
@@ -52,15 +52,14 @@ class Audit:
     """What training images make of each other: which are `trusted` (N,), bool, and how contaminated they look.
 
     `references` (M,) int64 are the numbers of those that all were compared with, and `evidence` (N,) float64 says how
-    much speaks against each (see `image_evidence`). `suspects` (N, m) int64 are the positions of patches that were
-    looked at, and `apart` (N, m) how far each is from the nearest trusted image.
+    much speaks against each (see `image_evidence`). `apart` (N, m) are the distances of each image's m oddest patches
+    to the nearest trusted image.
     """
 
     trusted: Tensor
     references: Tensor
     contamination: Contamination
     evidence: Tensor
-    suspects: Tensor
     apart: Tensor
 
     def without_first(self, count: int) -> "Audit":
@@ -68,14 +67,11 @@ class Audit:
         left = len(self.trusted) - count
         values = (self.contamination.estimate, self.contamination.low, self.contamination.high)
         shares = (min(1.0, max(0.0, (value * len(self.trusted) - count) / left)) for value in values)
-        references = self.references[self.references >= count] - count
-        return replace(
-            self,
+        return Audit(
             trusted=self.trusted[count:],
-            references=references,
+            references=_references(left, self.references.device),
             contamination=Contamination(*shares),
             evidence=self.evidence[count:],
-            suspects=self.suspects[count:],
             apart=self.apart[count:],
         )
 
@@ -101,7 +97,7 @@ def audit_images(
     of some images whether they are anomalous (see `trusted_by_answers`).
     """
     count, positions, dim = projected.shape
-    references = torch.linspace(0, count - 1, min(count, REFERENCES), device=projected.device).long()
+    references = _references(count, projected.device)
     share = min(1.0, max(_SUSPECTS, _PAIRS / (count * len(references))))
     suspects = nearest.topk(min(positions, max(8, round(share * positions))), dim=1).indices
     asked = projected.gather(1, suspects[:, :, None].expand(-1, -1, dim))
@@ -122,7 +118,12 @@ def audit_images(
         trusted, contamination = trusted_by_answers(evidence, contamination, answers)
         trusted = trusted.to(projected.device)
     apart = distances[:, :, trusted[references]].amin(dim=2) if trusted[references].any() else distances.amin(dim=2)
-    return Audit(trusted, references, contamination, evidence, suspects, apart)
+    return Audit(trusted, references, contamination, evidence, apart)
+
+
+def _references(count: int, device: torch.device) -> Tensor:
+    """Numbers (M,) of so many images, evenly spaced, that all are compared with."""
+    return torch.linspace(0, count - 1, min(count, REFERENCES), device=device).long()
 
 
 def trusted_by_answers(

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory, TemporaryFile, gettempdir
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import PRESETS, Settings
@@ -43,17 +44,13 @@ class Counterpart:
 
 
 @dataclass(frozen=True)
-class AuditedRegion:
-    """A region that speaks against an image.
+class AuditedRegion(Region):
+    """A region that speaks against an image, and what other images say of it.
 
-    `area` is in pixels of the original image, `peak` and `mean` are of the anomaly map. `agreeing` other images hold
-    something as similar as good patches are to each other.
+    `agreeing` of them hold something as similar as good patches are to each other; its `counterpart` is what it should
+    look like, None where it was not looked for in others.
     """
 
-    box: Box
-    area: int
-    peak: float
-    mean: float
     agreeing: int
     counterpart: Counterpart | None
 
@@ -123,8 +120,7 @@ def audit_folder(
         )
         if len(seen.refs) < _FEWEST:
             raise InputError(f"{len(seen.refs)} usable images are too few to audit; give at least {_FEWEST}")
-        noise = judge_patches(seen.projected, settings, progress=progress)
-        audit = audit_images(seen.projected, noise.nearest, noise.lof, progress=progress)
+        audit = audit_of(seen.projected, settings, progress=progress)
         predictions = _left_out(detector, seen, progress)
         evidence = audit.evidence.numpy()
         order = np.argsort(-evidence, kind="stable")
@@ -153,6 +149,12 @@ def audit_settings(settings: Settings) -> Settings:
     """What images are compared by: as the default does it, seen as the detector with `settings` sees them."""
     noise = {**PRESETS["agreement"], "discriminators": ("lof",), "symmetries": "none"}
     return replace(settings, **noise)
+
+
+def audit_of(projected: Tensor, settings: Settings, *, progress: Progress = silent) -> Audit:
+    """What images make of each other by `audit_settings`, from their projected patch embeddings (N, P, d) float16."""
+    noise = judge_patches(projected, settings, progress=progress)
+    return audit_images(projected, noise.nearest, noise.lof, progress=progress)
 
 
 def _left_out(detector: Detector, seen: Seen, progress: Progress) -> list[Prediction]:
@@ -193,7 +195,7 @@ def compare_regions(
     trusted = distances.masked_fill(~audit.trusted.cpu(), torch.inf)
     agreeing, knowing = ((each <= audit.reach).sum(dim=1).tolist() for each in (distances, trusted))
     nearest = trusted.min(dim=1)
-    found = [[AuditedRegion(r.box, r.area, r.peak, r.mean, 0, None) for r in regions] for regions in outlined]
+    found = [[AuditedRegion(**vars(region), agreeing=0, counterpart=None) for region in each] for each in outlined]
     for i, (place, k) in enumerate(asked):
         counterpart = None
         if torch.isfinite(nearest.values[i]):

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from softpatch.atomic import move_together, remove_leftovers, temporary_prefix
-from softpatch.data.decisions import decision_key
+from softpatch.data.cells import path_cell
 from softpatch.errors import InputError, SoftPatchError
 from softpatch.progress import Progress, silent
 from softpatch.review.audit import AuditedImage, AuditedRegion, FolderAudit
@@ -118,14 +118,16 @@ def _write(audit: FolderAudit, images: list[dict[str, Any]], root: str, title: s
 def audit_id(audit: FolderAudit) -> str:
     """What tells an audit from others: a digest of its paths, scores and decisions. Answers are kept under it."""
     told = [
-        [decision_key(image.path), image.prediction.image_score, audit.decisions.get(image.path)]
-        for image in audit.images
+        [path_cell(image.path), image.prediction.image_score, audit.decisions.get(image.path)] for image in audit.images
     ]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()[:16]
 
 
 def _shared_folder(paths: Sequence[str]) -> str:
-    """The deepest folder that holds all of the paths, "" where there is none."""
+    """The deepest folder that holds all of the paths, "" where there is none.
+
+    It is not made absolute: a page that is passed on does not tell where the images lay.
+    """
     try:
         return os.path.commonpath([os.path.dirname(path) for path in paths])  # noqa: PTH120  names are text
     except ValueError:
@@ -142,7 +144,7 @@ def _image(number: int, image: AuditedImage, root: str, read: Read, keep: Keep) 
     prediction = image.prediction
     found: dict[str, Any] = {
         "path": _shown(image.path, root),
-        "key": decision_key(image.path),
+        "key": path_cell(image.path),
         "evidence": image.evidence,
         "margin": round(prediction.margin, 4) if math.isfinite(prediction.margin) else None,
         "score": prediction.image_score,

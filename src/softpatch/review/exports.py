@@ -13,7 +13,6 @@ from typing import Any
 from softpatch.data.paths import path_below, shared_folder
 from softpatch.review.audit import AuditedImage, FolderAudit
 from softpatch.review.coco import coco_annotation, coco_image, write_coco_file
-from softpatch.scoring.regions import Box
 
 SUSPECTS = "suspects.json"
 """The file that `audit` leaves in a folder for labelling tools."""
@@ -54,16 +53,11 @@ def _write(images: Sequence[AuditedImage], path: Path, name: Callable[[str], str
 
 
 def _annotations(number: int, image: AuditedImage) -> Iterator[dict[str, Any]]:
-    """The regions of an image with the id `number`, as outlined in its prediction, where that outlines them."""
-    outlines = {region.box: region.contours[0] for region in image.prediction.regions()}
-    whole = (0, 0, image.prediction.width, image.prediction.height)
+    """The regions that speak against an image with the id `number`."""
+    width, height = image.prediction.width, image.prediction.height
+    whole = ((0, 0, width, height), width * height, ((0, 0), (width, 0), (width, height), (0, height)), 0)
     suspicion = round(image.suspicion, 4)
-    found = [(region.box, region.area, region.agreeing) for region in image.regions]
-    for box, area, agreeing in found or [(whole, whole[2] * whole[3], 0)]:
-        annotation = coco_annotation(number, box, area, outlines.get(box, _corners(box)), suspicion)
+    found = [(region.box, region.area, region.contours[0], region.agreeing) for region in image.regions]
+    for box, area, outline, agreeing in found or [whole]:
+        annotation = coco_annotation(number, box, area, outline, suspicion)
         yield {**annotation, "attributes": {"suspicion": suspicion, "agreeing": agreeing}}
-
-
-def _corners(box: Box) -> tuple[tuple[int, int], ...]:
-    left, top, right, bottom = box
-    return (left, top), (right, top), (right, bottom), (left, bottom)

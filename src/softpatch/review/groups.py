@@ -200,16 +200,17 @@ def badly_taken(looks: Looks) -> list[ImageGroup]:
         return []
     light, sharpness = _deviations(looks.light), _deviations(looks.sharpness.clamp_min(1e-4).log())
     lost = _deviations(looks.lost)
-    found: list[ImageGroup] = []
-    for kind, chosen, what in (
-        ("exposure", (light < -_FAR), "much darker than the others"),
+    told: list[tuple[GroupKind, Tensor, str]] = [
+        ("exposure", light < -_FAR, "much darker than the others"),
         ("exposure", (light > _FAR) | ((lost > _FAR) & (light > 0)), "much brighter than the others"),
-        ("blur", (sharpness < -_FAR), "much less sharp than the others"),
-    ):
+        ("blur", sharpness < -_FAR, "much less sharp than the others"),
+    ]
+    found = []
+    for kind, chosen, what in told:
         numbers = chosen.nonzero()[:, 0].tolist()
         if numbers:
             images = "image is" if len(numbers) == 1 else "images are"
-            found.append(ImageGroup(kind, tuple(numbers), f"{len(numbers)} {images} {what}"))  # type: ignore[arg-type]
+            found.append(ImageGroup(kind, tuple(numbers), f"{len(numbers)} {images} {what}"))
     return found
 
 

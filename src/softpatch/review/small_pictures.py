@@ -11,8 +11,8 @@ from torch import Tensor
 
 from softpatch.results import Prediction
 from softpatch.review.pictures import heat_layer, under_heat
+from softpatch.scoring.regions import Box
 
-Box = tuple[int, int, int, int]
 _HEAT_SIDE = 112  # pixels; the map is smooth, and browsers enlarge it smoothly
 _QUALITY = 82  # of JPEG
 _CROP_SIDE = 192  # pixels
