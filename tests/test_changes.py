@@ -11,10 +11,15 @@ from PIL import Image
 from conftest import plate, tiny_softpatch
 from softpatch import SoftPatch
 from softpatch.changes import numbers_of, record_of
+from softpatch.data.images import file_ref
 from softpatch.errors import InputError
 from softpatch.estimator import Detector
 from test_cli import run
 
+NOT_AT_HAND = (
+    "{0} of the {0} images that thresholds are taken from are not at hand, so their scores are those of before; "
+    "fit anew before you rely on the threshold"
+)
 PRESETS = ("agreement", "softpatch+", "patchcore")
 GOOD = [plate(seed) for seed in range(32)]
 DEFECTIVE = [plate(seed, defective=True) for seed in range(600, 606)]
@@ -38,7 +43,7 @@ def test_a_model_with_added_images_is_near_to_a_fit_of_all(preset: str) -> None:
     found = scores(part, TEST)
     assert np.abs(found / wanted - 1).max() < 0.2  # measured: 0.11 to 0.15
     assert np.corrcoef(found, wanted)[0, 1] > 0.99
-    assert part.threshold == pytest.approx(whole.threshold, rel=0.1)
+    assert part.threshold == pytest.approx(whole.threshold, rel=0.15)  # measured: 0.12 at most
     assert part.detector.training_images == 32
     assert record_of(part.detector)[0].digests == record_of(whole.detector)[0].digests
 
@@ -82,7 +87,7 @@ def test_a_removed_image_is_forgotten(preset: str) -> None:
     detector = estimator.detector
     notes: list[str] = []
     estimator.remove(["image 32", "image 33"], on_note=notes.append)
-    assert not notes
+    assert notes == [NOT_AT_HAND.format(32)]
     after = estimator.detector
     assert after.training_images == 32
     assert len(after.record.names) == 32
@@ -94,10 +99,43 @@ def test_a_removed_image_is_forgotten(preset: str) -> None:
     assert after.threshold == pytest.approx(product(preset).fit(GOOD).threshold, rel=0.25)
 
 
-def test_that_many_were_removed_is_said() -> None:
-    notes: list[str] = []
-    product().fit(GOOD).remove([f"image {number}" for number in range(4)], on_note=notes.append)
-    assert notes[0].startswith("4 of 32 images are many to remove: ")
+@pytest.mark.parametrize("preset", PRESETS)
+def test_scores_are_taken_anew_where_files_are_at_hand(preset: str, tmp_path: Path) -> None:
+    files = [tmp_path / f"{number:02d}.png" for number in range(32)]
+    for path, pixels in zip(files, GOOD, strict=True):
+        Image.fromarray(pixels).save(path)
+    whole, notes = product(preset).fit(files), []
+    whole.remove([str(path) for path in files[::4]], on_note=notes.append)
+    part = product(preset).fit(files[::4] + files[1::4])
+    part.add(files[2::4] + files[3::4], on_note=notes.append)
+    assert not [note for note in notes if "at hand" in note]
+    notes.clear()
+    for estimator in (whole, part):
+        detector = estimator.detector
+        record, left_out = record_of(detector)
+        assert [record.paths[number] for number in record.calibrated] == list(record.paths)
+        refs = [file_ref(Path(path)) for path in record.paths]
+        numbers = {path: number for number, path in enumerate(record.paths)}
+        seen = [each.image_score for each in detector.predict(refs, numbers=numbers)]
+        assert left_out.image_scores.tolist() == pytest.approx(seen, rel=1e-4)
+        assert detector.threshold == detector.thresholds_at(0.01).threshold
+        fitted = product(preset).fit([Path(path) for path in record.paths])
+        assert detector.threshold == pytest.approx(fitted.threshold, rel=0.15)  # measured: -0.04 to 0.12
+    files[1].unlink()
+    Image.fromarray(GOOD[0]).save(files[2])
+    (scored,) = (place for place, n in enumerate(whole.detector.record.calibrated) if n == 0)
+    before = whole.detector.left_out.image_scores[scored]
+    whole.remove([str(files[5])], on_note=notes.append)
+    assert notes == [NOT_AT_HAND.format(23).replace("23 of", "2 of")]
+    assert whole.detector.left_out.image_scores[scored] == before
+
+
+def test_a_threshold_that_was_set_stays() -> None:
+    estimator, notes = product().fit(GOOD), []
+    estimator.threshold = 7.0
+    estimator.remove("image 3", on_note=notes.append)
+    assert estimator.threshold == 7
+    assert notes[1:] == ["the threshold stays 7, as it was set"]
 
 
 def test_what_was_removed_can_be_added_again() -> None:
@@ -185,7 +223,8 @@ def test_add_and_remove(capsys, model: Path, tmp_path: Path) -> None:
     assert changed.record.names[-1] == "new/n3.png"
     assert changed.record.rejected == ("photos/0/012.png",)
     assert [changed.record.names[number] for number in changed.record.kept] == ["photos/1/003.png"]
-    code, said, _ = run(capsys, "remove", other, "new/n*.png")
+    (tmp_path / "leaving.txt").write_text("new/n0.png\nnew/n1.png\n")
+    code, said, _ = run(capsys, "remove", other, f"@{tmp_path / 'leaving.txt'}", "new/n[23].png")
     assert code == 0
     assert f"{other}: 16 to 12 images" in said
     assert loaded(other).record.digests == loaded(model).record.digests

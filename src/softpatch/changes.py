@@ -1,7 +1,7 @@
 """A fitted detector is changed: images are added to what it learned from, or removed, without learning anew.
 
-What a fit would do is approached, not repeated: patches of the images that stay are not chosen anew, and their left-out
-scores are those of before.
+What a fit would do is approached, not repeated: patches of the images that stay are not chosen anew. Left-out scores
+are taken anew of those whose files are at hand, a hundred images at most or as large a share of what is added.
 """
 
 import os
@@ -17,20 +17,18 @@ from torch import Tensor
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.data.decisions import Decision, image_finder
 from softpatch.data.images import ImageRef, SkippedImage, file_ref
-from softpatch.detector import Detector
+from softpatch.detector import Detector, left_out_scores
 from softpatch.errors import InputError
 from softpatch.memory.bank import ChosenPatches, MemoryBank
 from softpatch.memory.estimate import Contamination
 from softpatch.memory.growth import additions_radii, choose_additions
 from softpatch.memory.projection import project
-from softpatch.passes import Seen, first_pass, full_embeddings
+from softpatch.passes import Seen, digested_embeddings, first_pass, full_embeddings
 from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress, silent
 from softpatch.scoring.threshold import LeftOutScores
 from softpatch.symmetry import turned_positions
 from softpatch.training_record import TrainingRecord, training_record, with_images
-
-_MANY = 0.1  # of the images: with a quarter gone SoftPatch+ called 15 of 20 good bottles anomalous, with a tenth 1
 
 
 def record_of(detector: Detector) -> tuple[TrainingRecord, LeftOutScores]:
@@ -54,7 +52,8 @@ def add_images(
     Each is judged as it stands to what was learned before. One that is called good is trusted, as all are where they
     are `known_good`. Of an image that is not trusted nothing is learned, or under the discard rule "agreement" only as
     much as other images agree. Its score becomes a left-out score. Unreadable images, and copies of each other or of
-    those learned from, go to `on_skip`; how many images are not trusted goes to `on_note`, in a sentence.
+    those learned from, go to `on_skip`. How many images are not trusted goes to `on_note`, in a sentence, and what
+    keeps the thresholds from being those of the new bank.
     """
     record, _ = record_of(detector)
     settings, runtime = detector.settings, detector.runtime
@@ -77,7 +76,9 @@ def add_images(
         banks = _grown(detector, seen, trusted.to(seen.projected.device), progress=progress)
     scores = torch.tensor([answer.image_score for answer in judged])
     peaks = torch.tensor([float(answer.anomaly_map.max()) for answer in judged])
-    return _with_added(replace(detector, banks=banks), seen, scores, peaks, 0 if known_good else int(stands_out.sum()))
+    anomalous = 0 if known_good else int(stands_out.sum())
+    grown = _with_added(replace(detector, banks=banks), seen, scores, peaks, anomalous)
+    return _recalibrated(detector, grown, seen.refs, on_note=on_note, progress=progress)
 
 
 def _grown(detector: Detector, seen: Seen, trusted: Tensor, *, progress: Progress) -> PatchDetector:
@@ -118,7 +119,7 @@ def _grown(detector: Detector, seen: Seen, trusted: Tensor, *, progress: Progres
 
 
 def _with_added(detector: Detector, seen: Seen, scores: Tensor, peaks: Tensor, anomalous: int) -> Detector:
-    """The detector with the record and the left-out scores (n,) of images `seen`, so many of which look anomalous.
+    """The detector with the record and the scores (n,) and peaks of images `seen`, so many of which look anomalous.
 
     Of a larger folder only some have left-out scores; as large a share of the new images has them.
     """
@@ -131,17 +132,26 @@ def _with_added(detector: Detector, seen: Seen, scores: Tensor, peaks: Tensor, a
     peaks = torch.cat([left_out.map_peaks, peaks[numbers]])
     expected = (detector.settings.false_alarm_rate + detector.settings.check_share) * new
     contamination = _counted_anew(detector.contamination, before, new, max(0.0, anomalous - expected))
-    return _recalibrated(detector, with_images(record, added), LeftOutScores(scores, peaks), contamination)
+    return replace(
+        detector,
+        training_images=before + new,
+        record=with_images(record, added),
+        left_out=LeftOutScores(scores, peaks),
+        contamination=contamination,
+    )
 
 
 def remove_images(
-    detector: Detector, numbers: Sequence[int], *, on_note: Callable[[str], None] | None = None
+    detector: Detector,
+    numbers: Sequence[int],
+    *,
+    on_note: Callable[[str], None] | None = None,
+    progress: Progress = silent,
 ) -> Detector:
     """Forget images, by their numbers in the record: their patches, and their left-out scores.
 
-    The left-out scores of the others are those of before, though what they were near to may have left: where many do,
-    that goes to `on_note`, in a sentence. Raises `InputError` where fewer images stay than the settings need, or
-    nothing to judge by.
+    What keeps the thresholds from being those of what is left of the bank goes to `on_note`, in a sentence. Raises
+    `InputError` where fewer images stay than the settings need, or nothing to judge by.
     """
     record, left_out = record_of(detector)
     leaving = set(numbers)
@@ -156,11 +166,6 @@ def remove_images(
     banks = detector.banks.with_banks(lambda bank: bank.of_images(torch.tensor(staying, device=bank.owners.device)))
     if not min(len(banks.classification.patches), len(banks.segmentation.patches)):
         raise InputError(f"without these {len(leaving)} images nothing of the memory bank is left; remove fewer")
-    if on_note and len(leaving) > _MANY * detector.training_images:
-        on_note(
-            f"{len(leaving)} of {detector.training_images} images are many to remove: what is left of the memory bank "
-            "may call good images anomalous; learn anew with `softpatch refit`"
-        )
     place_of = {number: place for place, number in enumerate(staying)}
     kept = replace(
         record,
@@ -174,8 +179,15 @@ def remove_images(
     prior = 0.0 if detector.contamination is None else detector.contamination.estimate
     anomalous = (prior if share is None else share) * len(leaving)
     contamination = _counted_anew(detector.contamination, detector.training_images, -len(leaving), -anomalous)
-    scores = LeftOutScores(left_out.image_scores[~gone], left_out.map_peaks[~gone])
-    return _recalibrated(replace(detector, banks=banks), kept, scores, contamination)
+    left = replace(
+        detector,
+        banks=banks,
+        training_images=len(staying),
+        record=kept,
+        left_out=LeftOutScores(left_out.image_scores[~gone], left_out.map_peaks[~gone]),
+        contamination=contamination,
+    )
+    return _recalibrated(detector, left, (), on_note=on_note, progress=progress)
 
 
 def _counted_anew(before: Contamination | None, images: int, more: int, anomalous: float) -> Contamination | None:
@@ -187,16 +199,55 @@ def _counted_anew(before: Contamination | None, images: int, more: int, anomalou
 
 
 def _recalibrated(
-    detector: Detector, record: TrainingRecord, left_out: LeftOutScores, contamination: Contamination | None
+    before: Detector,
+    changed: Detector,
+    given: Sequence[ImageRef],
+    *,
+    on_note: Callable[[str], None] | None,
+    progress: Progress,
 ) -> Detector:
-    """The detector with another record and other left-out scores, and thresholds taken from these.
+    """The changed detector with left-out scores of its own bank, and thresholds taken from them.
 
-    Thresholds that somebody set stay.
+    Left-out scores stay where an image is neither among those `given` nor in its file. Thresholds stay that somebody
+    set. Both go to `on_note`.
     """
-    changed = replace(
-        detector, training_images=len(record.names), record=record, left_out=left_out, contamination=contamination
-    )
-    return changed.calibrated(detector.settings.false_alarm_rate) if is_calibrated(detector) else changed
+    changed, stale = _with_scores_anew(changed, given, progress=progress)
+    if on_note and stale:
+        on_note(
+            f"{stale} of the {len(record_of(changed)[0].calibrated)} images that thresholds are taken from are not at "
+            "hand, so their scores are those of before; fit anew before you rely on the threshold"
+        )
+    if is_calibrated(before):
+        return changed.calibrated(changed.settings.false_alarm_rate)
+    if on_note:
+        on_note(f"the threshold stays {before.threshold:.4g}, as it was set")
+    return changed
+
+
+def _with_scores_anew(detector: Detector, given: Sequence[ImageRef], *, progress: Progress) -> tuple[Detector, int]:
+    """The detector with left-out scores taken anew of the images at hand, and how many it has of others.
+
+    An image is known by its pixels, so that a file which has changed since is not at hand.
+    """
+    record, left_out = record_of(detector)
+    in_memory = [ref for ref in given if ref.path is None]
+    paths = record.paths
+    files = [paths[number] for number in record.calibrated]
+    refs = [file_ref(Path(path)) for path in files if os.path.isabs(path) and os.path.isfile(path)]  # noqa: PTH113, PTH117
+    place_of = {record.digests[number]: place for place, number in enumerate(record.calibrated)}
+    scores, peaks, done = left_out.image_scores.clone(), left_out.map_peaks.clone(), set[int]()
+    seen = digested_embeddings([*refs, *in_memory], detector.backbone, detector.settings, detector.runtime)
+    for digests, embeddings in seen:
+        shown = [number for number, digest in enumerate(digests) if digest in place_of]
+        if not shown:
+            continue
+        places = [place_of[digests[number]] for number in shown]
+        numbers = torch.tensor([record.calibrated[place] for place in places], dtype=torch.int64)
+        found = left_out_scores(detector.banks, embeddings[shown], numbers, detector.grid, detector.settings)
+        scores[places], peaks[places] = found.image_scores, found.map_peaks
+        done.update(places)
+        progress("calibration", len(done), len(place_of))
+    return replace(detector, left_out=LeftOutScores(scores, peaks)), len(place_of) - len(done)
 
 
 def is_calibrated(detector: Detector) -> bool:

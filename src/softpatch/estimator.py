@@ -204,9 +204,9 @@ class SoftPatch:
         """Learn from further images, some of which may be anomalous, without those of before.
 
         They are judged against what is there, so that their defects are not learned, unless they are `known_good`.
-        Thresholds are taken anew from the scores at hand, which may be far from those of a fit: `refit` before relying
-        on them. Images are taken, skipped and told of as by `fit`. Raises
-        `InputError` for a model that was written before models kept what they learned from.
+        Thresholds are taken anew where images that they come from are at hand (see `softpatch.changes`). Images are
+        taken, skipped and told of as by `fit`. Raises `InputError` for a model that was written before models kept what
+        they learned from.
         """
         chosen = choose_images(images, "train")
         _tell(chosen.passed_over, on_skip)
@@ -216,18 +216,21 @@ class SoftPatch:
         return self
 
     def remove(
-        self, paths: str | Path | Sequence[str | Path], *, on_note: Callable[[str], None] | None = None
+        self,
+        paths: str | Path | Sequence[str | Path],
+        *,
+        on_note: Callable[[str], None] | None = None,
+        progress: Progress = silent,
     ) -> "SoftPatch":
         """Forget training images, by their paths or patterns of them.
 
-        Thresholds are taken anew from the scores at hand, as by `add`. That many were removed, after which to learn
-        anew is better, goes to `on_note`, in a sentence. Raises `InputError` where one is not among them, and where
-        too few would be left.
+        Thresholds are taken anew as by `add`, and what a user should know goes to `on_note`, in a sentence. Raises
+        `InputError` where one is not among them, and where too few would be left.
         """
         record, _ = record_of(self.detector)
         named = [paths] if isinstance(paths, (str, Path)) else paths
         numbers = numbers_of(record, [str(path) for path in named])
-        self._detector = remove_images(self.detector, numbers, on_note=on_note)
+        self._detector = remove_images(self.detector, numbers, on_note=on_note, progress=progress)
         return self
 
     def refit(

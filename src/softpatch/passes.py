@@ -147,6 +147,14 @@ def embeddings_of_images(
         yield patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
 
 
+def digested_embeddings(
+    refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
+) -> Iterator[tuple[list[bytes], Tensor]]:
+    """The same with the digests of the images' prepared pixels; unreadable images are passed over."""
+    for _, _, images in _read(refs, settings, runtime, lambda _: None):
+        yield pixel_digests(images), patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
+
+
 def _read(
     refs: Sequence[ImageRef],
     settings: Settings,

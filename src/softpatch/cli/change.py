@@ -34,8 +34,7 @@ def add(
 ) -> None:
     """Learn from further images, without those of before.
 
-    They are judged against what is there, so that their defects are not learned. Refit before you rely on the
-    threshold.
+    They are judged against what is there, so that their defects are not learned.
     """
     paths = given_paths(images)
     check_given(model=model, weights=weights, images=paths)
@@ -55,7 +54,9 @@ def remove(
     model: Model,
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATHS", help="Training images, as they were named, or patterns such as '*_003.png'."),
+        typer.Argument(
+            metavar="PATHS", help="Training images, as they were named, patterns such as '*_003.png', or @list.txt."
+        ),
     ],
     output: NewModel = None,
     weights: Weights = None,
@@ -64,12 +65,13 @@ def remove(
 ) -> None:
     """Forget training images: their patches and scores.
 
-    Nothing is learned anew. Refit before you rely on the threshold.
+    Nothing is learned anew but the threshold.
     """
+    named = given_paths(paths, of_files=False)
     check_given(model=model, weights=weights)
 
-    def change(estimator: "SoftPatch", _: object, notes: list[str], __: object) -> None:
-        estimator.remove(paths, on_note=notes.append)
+    def change(estimator: "SoftPatch", _: object, notes: list[str], progress: "Progress") -> None:
+        estimator.remove(named, on_note=notes.append, progress=progress)
 
     _change(model, output, weights, runtime, change)
 

@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from softpatch.estimator import SoftPatch
 
 
-def given_paths(arguments: list[str]) -> list[str]:
+def given_paths(arguments: list[str], *, of_files: bool = True) -> list[str]:
     """Name what the arguments stand for, in order.
 
     `@list.txt` is a text file with a path per line, and `-` is standard input with the same; paths in them are taken
     from the current folder, and empty lines passed over. A pattern such as `new/*.png` that the shell left as it is
-    becomes the files that match, in order of their names. A file that has such a name is itself.
+    becomes the files that match, in order of their names, unless what is named need not be there as `of_files`. A file
+    that has such a name is itself.
 
     Raises `InputError` for a list that cannot be read or names nothing, and a pattern that no file matches.
     """
@@ -37,7 +38,7 @@ def given_paths(arguments: list[str]) -> list[str]:
             paths.append(argument)
         elif argument.startswith("@"):
             paths += _list_file(argument[1:])
-        elif any(sign in argument for sign in "*?["):
+        elif of_files and any(sign in argument for sign in "*?["):
             found = sorted(glob(argument, recursive=True))  # noqa: PTH207  keeps a leading ./
             if not found:
                 raise InputError(f"no file matches {argument!r}, a pattern that the shell left as it is; give a folder")
