@@ -17,6 +17,14 @@ def test_worked_by_hand() -> None:
     assert decision_threshold(scores, 0.1586553) == pytest.approx(math.exp(1.5 + 1.6 * 1.4826), rel=1e-4)
 
 
+def test_images_found_to_be_good_exceed_it_as_seldom_as_asked() -> None:
+    scores = torch.cat([lognormal(100), torch.tensor([7.0, 8.0, 9.0])])
+    assert decision_threshold(scores, 0.01) < 7
+    assert decision_threshold(scores, 0.01, kept=[3, 100, 101]) == 7  # of 103 one may exceed it
+    assert decision_threshold(scores, 0.01, 0.05, kept=[100, 101, 102]) == 8
+    assert decision_threshold(scores, 0.05, kept=[100, 101, 102]) == decision_threshold(scores, 0.05)
+
+
 def skewed(count: int, seed: int) -> torch.Tensor:
     """Nominal scores as they are met: farther above their middle than below it."""
     logs = 0.1 * torch.randn(count, generator=torch.Generator().manual_seed(seed))

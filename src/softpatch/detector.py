@@ -114,8 +114,6 @@ class Detector:
             bad = embeddings_of_images(seen.refs[:rejected], backbone, settings, runtime)
             banks = banks.with_known_bad(bad, float(left_out.image_scores.median()))
             left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
-        share = None if contamination is None else contamination.estimate
-        thresholds = thresholds_at(left_out, settings.false_alarm_rate, settings.check_share, share)
         record = training_record(
             seen.refs[rejected:],
             seen.digests[rejected:],
@@ -124,6 +122,9 @@ class Detector:
             kept=[number - rejected for number, is_anomalous in answers.items() if not is_anomalous],
             rejected=seen.refs[:rejected],
         )
+        share = None if contamination is None else contamination.estimate
+        rates = settings.false_alarm_rate, settings.check_share
+        thresholds = thresholds_at(left_out, *rates, share, kept=record.kept_places)
         found = (*astuple(thresholds), count, copies, contamination, left_out, record)
         return cls(settings, runtime, backbone, banks, seen.grid, *found)
 
@@ -136,7 +137,8 @@ class Detector:
             raise InputError("this model was written before left-out scores were kept; fit anew, or set a threshold")
         settings = replace(self.settings, false_alarm_rate=false_alarm_rate)
         contamination = None if self.contamination is None else self.contamination.estimate
-        return thresholds_at(self.left_out, settings.false_alarm_rate, settings.check_share, contamination)
+        kept = () if self.record is None else self.record.kept_places
+        return thresholds_at(self.left_out, settings.false_alarm_rate, settings.check_share, contamination, kept=kept)
 
     def calibrated(self, false_alarm_rate: float) -> "Detector":
         """The same detector with the thresholds of another false-alarm rate; see `thresholds_at`."""

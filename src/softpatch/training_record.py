@@ -50,6 +50,12 @@ class TrainingRecord:
         """The same of the images that were rejected."""
         return self._paths(self.rejected)
 
+    @property
+    def kept_places(self) -> tuple[int, ...]:
+        """The places among `calibrated` of the images that are `kept`."""
+        kept = set(self.kept)
+        return tuple(place for place, number in enumerate(self.calibrated) if number in kept)
+
     def _paths(self, names: tuple[str, ...]) -> tuple[str, ...]:
         if self.folder is None:
             return names

@@ -1,5 +1,6 @@
 """A decision threshold from unlabelled, contaminated training images alone."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -37,7 +38,12 @@ class Thresholds:
 
 
 def thresholds_at(
-    scores: LeftOutScores, false_alarm_rate: float, check_share: float, contamination: float | None = None
+    scores: LeftOutScores,
+    false_alarm_rate: float,
+    check_share: float,
+    contamination: float | None = None,
+    *,
+    kept: Sequence[int] = (),
 ) -> Thresholds:
     """The thresholds that nominal images exceed at about `false_alarm_rate`, and that to check at `check_share` more.
 
@@ -45,13 +51,19 @@ def thresholds_at(
     """
     checked = min(0.5, false_alarm_rate + check_share)
     return Thresholds(
-        decision_threshold(scores.image_scores, false_alarm_rate, contamination),
-        decision_threshold(scores.image_scores, checked, contamination),
-        decision_threshold(scores.map_peaks, false_alarm_rate, contamination),
+        decision_threshold(scores.image_scores, false_alarm_rate, contamination, kept=kept),
+        decision_threshold(scores.image_scores, checked, contamination, kept=kept),
+        decision_threshold(scores.map_peaks, false_alarm_rate, contamination, kept=kept),
     )
 
 
-def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float, contamination: float | None = None) -> float:
+def decision_threshold(
+    left_out_scores: Tensor,
+    false_alarm_rate: float,
+    contamination: float | None = None,
+    *,
+    kept: Sequence[int] = (),
+) -> float:
     """The score that nominal images exceed at about the given rate, read off scores (n,) of training images.
 
     Each image must have been scored without its own patches, as a new image would be. Anomalous images lie above the
@@ -62,14 +74,19 @@ def decision_threshold(left_out_scores: Tensor, false_alarm_rate: float, contami
     Where an estimate of the share of anomalous images is given, `contamination`, the nominal scores are the lowest
     others, and their spread is how far the quantiles of 70 and 80 % of them lie above their median: below what would
     move them if twice as many were anomalous.
+
+    Of those that a person found to be good, the places `kept`, no more exceed it than `false_alarm_rate` allows of n.
     """
+    known_good = left_out_scores[list(kept)].double().sort(descending=True).values
+    allowed = int(false_alarm_rate * len(left_out_scores) + 1e-9)
+    lowest = float(known_good[allowed]) if len(known_good) > allowed else 0.0
     finite = left_out_scores[left_out_scores.isfinite()]  # the only giver of a bank has nothing to be scored against
     logs = finite.double().clamp_min(SMALLEST).log().sort().values
     if contamination is not None:
         middle, *above = logs.quantile(logs.new_tensor([0.5, *_READ_OFF]) * (1 - contamination))
         spreads = [(log - middle) / NormalDist().inv_cdf(q) for log, q in zip(above, _READ_OFF, strict=True)]
         spread = torch.stack(spreads).mean()
-        return float((middle + NormalDist().inv_cdf(1 - false_alarm_rate) * _LONGER_TAIL * spread).exp())
+        return max(lowest, float((middle + NormalDist().inv_cdf(1 - false_alarm_rate) * _LONGER_TAIL * spread).exp()))
     middle, spread = middle_and_spread(logs)
     quantile = NormalDist().inv_cdf(1 - false_alarm_rate)
-    return float((middle + quantile * _LONGER_ABOVE * spread).exp())
+    return max(lowest, float((middle + quantile * _LONGER_ABOVE * spread).exp()))
