@@ -204,6 +204,7 @@ def test_images_are_named_by_paths_their_ends_and_patterns(model: Path, photogra
     assert numbers_of(record, [str(photographs / "0/002.png"), "0/000.png"]) == [0, 1]
     assert numbers_of(record, ["002.png"]) == [1]
     assert numbers_of(record, ["1/*"]) == list(range(6, 12))
+    assert numbers_of(record, ["00[02].png"]) == [0, 1]
     assert numbers_of(record, [f"{photographs}/*/00[01].png", "*_9.png", "0/000.png"][:1]) == [0, 6]
 
 
@@ -256,7 +257,7 @@ def test_refit_learns_the_same(capsys, model: Path, photographs: Path, tmp_path:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("remove", "model", "0??.png"), "is none of the 12 images"),
+        (("remove", "model", "?.png"), "is none of the 12 images"),
         (("remove", "model", "*"), "too few"),
         (("add", "model", "nowhere.png"), "nowhere.png"),
         (("refit", "model", "--root", "nowhere"), "nowhere"),

@@ -259,7 +259,7 @@ def is_calibrated(detector: Detector) -> bool:
 def numbers_of(record: TrainingRecord, paths: Sequence[str]) -> list[int]:
     """The numbers of the images that paths or patterns such as `*_003.png` mean, each once, in order.
 
-    A path is looked for as it stands, as that of the same file, and as the end of one. Raises `InputError` where one
+    A path is looked for as it stands, as that of the same file, and as the end of one, a pattern too. Raises `InputError` where one
     means no image, or where a path without a pattern means several.
     """
     places = {path: number for number, path in enumerate(record.paths)}
@@ -272,7 +272,7 @@ def numbers_of(record: TrainingRecord, paths: Sequence[str]) -> list[int]:
             names = {
                 place
                 for place, number in places.items()
-                if fnmatchcase(record.names[number], path) or fnmatchcase(place, pattern)
+                if fnmatchcase(f"/{record.names[number]}", f"*/{path}") or fnmatchcase(place, pattern)
             }
         elif len(names) > 1:
             raise InputError(f"{path!r} may be any of {len(names)} training images; write more of its path")
