@@ -147,7 +147,7 @@ def test_a_path_below_the_folder_that_all_share_is_meant_before_one_that_ends_so
 
 
 def test_images_in_memory_have_names_only() -> None:
-    image = ImageRef("image 3", lambda: torch.zeros(3, 8, 8))
+    image = ImageRef("image 3", lambda _: torch.zeros(3, 8, 8))
     assert decisions_for({"image 3": "keep"}, [image]) == {"image 3": "keep"}
     assert decisions_for({}, [image]) == {}
 

@@ -8,11 +8,11 @@ from softpatch.data.images import ImageRef, SkippedImage, pixel_digests, read_in
 from softpatch.errors import ImageError
 
 
-def constant(value: int) -> Callable[[], torch.Tensor]:
-    return lambda: torch.full((3, 2, 4), float(value))
+def constant(value: int) -> Callable[[object], torch.Tensor]:
+    return lambda _: torch.full((3, 2, 4), float(value))
 
 
-def fails() -> torch.Tensor:
+def fails(_: object) -> torch.Tensor:
     raise ImageError("the file is empty")
 
 
@@ -41,7 +41,7 @@ def test_without_on_skip_the_first_failure_is_raised_with_its_name() -> None:
 def test_reading_runs_only_a_little_ahead() -> None:
     read: list[int] = []
 
-    def note(value: int) -> torch.Tensor:
+    def note(value: int, _: object) -> torch.Tensor:
         read.append(value)
         return torch.zeros(3, 1, 1)
 

@@ -1,7 +1,6 @@
 """Images of every kind that a user may give, and of folders what serves the purpose."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ def test_image_refs_of_every_kind(tmp_path: Path) -> None:
         tmp_path / "a.png",
         Image.fromarray(RGB),
         RGB,
-        ImageRef("mine", partial(unit, RGB)),
+        ImageRef("mine", lambda _: unit(RGB)),
     ]
     refs = refs_of(given)
     assert [ref.name for ref in refs] == [str(tmp_path / "a.png")] * 2 + ["image 2", "image 3", "mine"]

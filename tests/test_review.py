@@ -146,7 +146,7 @@ def test_nothing_to_evaluate_on(fitted: SoftPatch) -> None:
 
 def test_comparison_picture(fitted: SoftPatch, plate_folder: Path, tmp_path: Path) -> None:
     samples = open_dataset(plate_folder).test
-    answers = fitted.predict([ImageRef(sample.ref.name, sample.ref.read) for sample in samples])
+    answers = fitted.predict([ImageRef(sample.ref.name, sample.ref.load) for sample in samples])
     result = evaluate(fitted.detector, samples)
     draw_comparison(samples, {"agreement": answers}, {"agreement": result}, tmp_path / "picture.png")
     with Image.open(tmp_path / "picture.png") as picture:

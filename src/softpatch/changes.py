@@ -259,8 +259,8 @@ def is_calibrated(detector: Detector) -> bool:
 def numbers_of(record: TrainingRecord, paths: Sequence[str]) -> list[int]:
     """The numbers of the images that paths or patterns such as `*_003.png` mean, each once, in order.
 
-    A path is looked for as it stands, as that of the same file, and as the end of one, a pattern too. Raises `InputError` where one
-    means no image, or where a path without a pattern means several.
+    A path is looked for as it stands, as that of the same file, and as the end of one, a pattern too. Raises
+    `InputError` where one means no image, or where a path without a pattern means several.
     """
     places = {path: number for number, path in enumerate(record.paths)}
     find = image_finder([file_ref(Path(path)) for path in places])

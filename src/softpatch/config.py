@@ -29,6 +29,8 @@ PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 """Ways to contaminate training images; see `softpatch.data.contamination`."""
 LARGEST = 6e4
 """What a sound feature stays below: embeddings are kept in half precision."""
+LARGEST_VALUE = 1e30
+"""What a pixel may be, either way, before it is scaled."""
 _LARGEST_SCORE = 1e30
 PRETRAINED = "pretrained"
 RANDOM = "random"
@@ -41,6 +43,8 @@ class Settings:
 
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
+        value_range: the values of black and white in images of more than 8 bits; None has a fit look at the values
+        where files do not say it.
         symmetries: with "find", turned and mirrored copies of the images are learned from where the product is found
         to look the same so; with "none" they are not.
     Features:
@@ -70,6 +74,7 @@ class Settings:
 
     resize: int = 256
     crop: int = 224
+    value_range: tuple[float, float] | None = None
     symmetries: str = "none"
     backbone: str = "builtin-v1"
     layers: tuple[str, ...] | None = None
@@ -101,6 +106,8 @@ class Settings:
         one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("resize", self.resize, 32, 16384)
         _within("crop", self.crop, 32, self.resize)
+        if self.value_range is not None:
+            check_value_range(self.value_range)
         _within("discard_fraction", self.discard_fraction, 0, 0.95)
         if self.segmentation_discard_fraction is not None:
             _within("segmentation_discard_fraction", self.segmentation_discard_fraction, 0, 0.95)
@@ -229,6 +236,13 @@ def resolve_weights(weights: str | Path) -> str:
     if not isinstance(weights, (str, Path)) or not str(weights):
         raise InputError(f"`weights` is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
     return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
+
+
+def check_value_range(value_range: tuple[float, ...]) -> None:
+    """Raise `InputError` for anything but two numbers, of which the second is larger."""
+    if len(value_range) != 2 or not -LARGEST_VALUE <= value_range[0] < value_range[1] <= LARGEST_VALUE:
+        given = " ".join(f"{value:g}" for value in value_range)
+        raise InputError(f"`value_range` is {given}; it is the value of black, then the larger one of white: 0 4095")
 
 
 def check_threshold(value: object) -> None:

@@ -20,7 +20,8 @@ from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings, check_threshold
 from softpatch.data.decisions import NO_DECISIONS, Decision, answers_of
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, read_in_batches
+from softpatch.data.images import ImageRef, SkippedImage, in_range, read_in_batches
+from softpatch.data.value_range import find_value_range
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
 from softpatch.features.embedding import patch_embeddings
@@ -86,6 +87,10 @@ class Detector:
         need_images(len(refs), settings)
         device = torch_device(runtime.device)
         check_image_memory(settings, runtime, device)
+        if settings.value_range is None and (found := find_value_range(refs)) is not None:
+            settings = replace(settings, value_range=found)
+            if on_note:
+                on_note(_note_on_range(*found))
         backbone = load_backbone(
             settings.backbone,
             layers=settings.layers,
@@ -125,8 +130,8 @@ class Detector:
         share = None if contamination is None else contamination.estimate
         rates = settings.false_alarm_rate, settings.check_share
         thresholds = thresholds_at(left_out, *rates, share, kept=record.kept_places)
-        found = (*astuple(thresholds), count, copies, contamination, left_out, record)
-        return cls(settings, runtime, backbone, banks, seen.grid, *found)
+        learned = (*astuple(thresholds), count, copies, contamination, left_out, record)
+        return cls(settings, runtime, backbone, banks, seen.grid, *learned)
 
     def thresholds_at(self, false_alarm_rate: float) -> Thresholds:
         """The thresholds that a fit at another false-alarm rate would have found.
@@ -180,7 +185,7 @@ class Detector:
         rows, columns = self.grid
         done = 0
         batches = read_in_batches(
-            refs,
+            in_range(refs, self.settings.value_range),
             framing.apply,
             batch_size=self.runtime.batch_size,
             workers=self.runtime.workers,
@@ -241,6 +246,13 @@ def _banks(
 
     banks = PatchDetector.of(learned, embeddings_of).to(backbone.device)
     return banks, learned.contamination, embeddings_of(some).view(len(numbers), positions, -1)
+
+
+def _note_on_range(black: float, white: float) -> str:
+    return (
+        f"images of more than 8 bits are read with black at {black:g} and white at {white:g}, by the values that they "
+        "hold; set others with --range, `value_range` in Python"
+    )
 
 
 def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:

@@ -47,6 +47,7 @@ class SoftPatch:
         preset: str = DEFAULT_PRESET,
         resize: int | None = None,
         crop: int | None = None,
+        value_range: tuple[float, float] | None = None,
         symmetries: str | None = None,
         backbone: str | None = None,
         layers: Sequence[str] | None = None,

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from softpatch.config import Runtime, Settings
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, pixel_digests, read_in_batches
+from softpatch.data.images import ImageRef, SkippedImage, in_range, pixel_digests, read_in_batches
 from softpatch.errors import ImageError
 from softpatch.features.backbone import Backbone
 from softpatch.features.embedding import patch_embeddings
@@ -162,6 +162,7 @@ def _read(
     on_skip: Callable[[SkippedImage], None] | None,
 ) -> Iterator[tuple[list[ImageRef], list[tuple[int, int]], Tensor]]:
     framing = Framing(settings.resize, settings.crop)
+    refs = in_range(refs, settings.value_range)
     return read_in_batches(refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip)
 
 

@@ -13,6 +13,7 @@ from softpatch.bench.oracle import ask, rejected_first
 from softpatch.bench.outcome import Outcome
 from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
+from softpatch.data.decode import ValueRange
 from softpatch.data.images import ImageRef
 from softpatch.memory.belief import first_hypotheses
 from softpatch.memory.projection import project
@@ -89,8 +90,8 @@ def symmetric_copies(ref: ImageRef, symmetries: Sequence[Symmetry]) -> list[Imag
     return [ref, *(ImageRef(name, partial(_read_copy, ref, symmetry)) for name, symmetry in copies)]
 
 
-def _read_copy(ref: ImageRef, symmetry: Symmetry) -> Tensor:
-    return transform(ref.read(), symmetry)
+def _read_copy(ref: ImageRef, symmetry: Symmetry, value_range: ValueRange | None) -> Tensor:
+    return transform(ref.load(value_range), symmetry)
 
 
 def quiet_images(embeddings: Tensor, settings: Settings) -> Tensor:

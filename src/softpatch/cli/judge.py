@@ -70,7 +70,7 @@ def predict(
     paths = given_paths(images)
     check_given(model=model, weights=weights, images=paths)
     from softpatch.atomic import check_can_write
-    from softpatch.data.images import SkippedImage
+    from softpatch.data.images import SkippedImage, in_range
     from softpatch.data.inputs import choose_images
     from softpatch.review.outputs import refuse_overwriting, write_outputs
     from softpatch.review.page import REPORT, check_can_replace_page
@@ -115,7 +115,11 @@ def predict(
                 progress=progress,
             )
             verdicts, unlike = write_outputs(
-                predictions, chosen.refs, run, unfinished, skipped=None if strict else skipped
+                predictions,
+                in_range(chosen.refs, estimator.detector.settings.value_range),
+                run,
+                unfinished,
+                skipped=None if strict else skipped,
             )
         table = output / SKIPPED
     finally:

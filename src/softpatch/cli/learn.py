@@ -17,6 +17,7 @@ from softpatch.cli.options import (
     Output,
     Paths,
     Strict,
+    ValueRange,
     Weights,
     choice,
     with_runtime,
@@ -39,6 +40,7 @@ def fit(
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
     crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    value_range: ValueRange = None,
     symmetries: Annotated[
         str | None,
         choice(
@@ -69,6 +71,7 @@ def fit(
         "layers": None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
         "resize": resize,
         "crop": crop,
+        "value_range": value_range,
         "symmetries": symmetries,
         "coreset_ratio": coreset_ratio,
         "false_alarm_rate": false_alarm_rate,

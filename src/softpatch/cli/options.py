@@ -54,6 +54,12 @@ Decisions = Annotated[
     Path | None,
     typer.Option(help="What people decided on the images: decisions.csv, or what a labelling tool exported."),
 ]
+ValueRange = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--range", metavar="BLACK WHITE", help="Values of images of more than 8 bits; default: found in the images."
+    ),
+]
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]
 FalseAlarmRate = Annotated[float, typer.Option(help="Share of good images that may be called anomalous.")]
 CheckShare = Annotated[float, typer.Option(help="Share of good images, beside those, that somebody is to check.")]

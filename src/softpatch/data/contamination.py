@@ -22,7 +22,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from softpatch.config import PROTOCOLS, one_of
-from softpatch.data.decode import read_image
+from softpatch.data.decode import ValueRange, read_image
 from softpatch.data.images import ImageRef
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.errors import InputError
@@ -162,5 +162,5 @@ def _disturbed_copies(drawn: list[Sample], seed: int) -> list[ImageRef]:
     return refs
 
 
-def _read_disturbed(path: Path, augmentation: Augmentation) -> Tensor:
-    return augmentation.apply(read_image(path))
+def _read_disturbed(path: Path, augmentation: Augmentation, value_range: ValueRange | None) -> Tensor:
+    return augmentation.apply(read_image(path, value_range))

@@ -11,6 +11,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,11 @@ MAX_PIXELS = 100_000_000
 """An image of more pixels (10,000 x 10,000) is refused: reading it takes about 30 bytes a pixel."""
 MAX_ASPECT = 100
 """An image so many times longer than wide is refused: no photograph is, and to bring it to a square takes memory."""
+ValueRange = tuple[float, float]
+"""The values of black and white in images of more than 8 bits; what lies beyond is black or white."""
+UNSCALED: ValueRange = (-inf, inf)
+"""Leaves values as they are where the file does not say what white is."""
+_WHITE = 65535  # of integers whose depth is not stated
 _ONE_AT_A_TIME = 16_000_000  # pixels, from which on images wait for each other
 _UNFOLDED_AT_ONCE = 1_000_000  # bytes
 _SOME_EXTRA_BYTES = 64  # between a JPEG's data and its end: some cameras write a few
@@ -70,37 +76,50 @@ def is_picture(path: Path) -> bool:
         return False
 
 
-def read_image(path: Path) -> Tensor:
+def may_be_deep(path: Path) -> bool:
+    """Whether an image file may hold more than 8 bits, by its first bytes. False where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(32)
+    except OSError:
+        return False
+    decoder = _decoder(start, "")
+    if decoder is PngImageFile:
+        return start[24:25] == b"\x10"
+    return decoder in (TiffImageFile, Jpeg2KImageFile, PpmImageFile)
+
+
+def read_image(path: Path, value_range: ValueRange | None = None) -> Tensor:
     """Read an image file as RGB, turned upright by its EXIF orientation: float32 (3, H, W) in [0, 1].
 
-    Greys of 1 to 16 bits, RGB, palette, CMYK and float TIFF are converted, by the depth that the file states;
-    transparent pixels are laid over white; of several pages or frames the first is read. Raises
-    `ImageError` for a file that is empty, cut short, not an image, larger than `MAX_PIXELS`, or more than `MAX_ASPECT`
-    times longer than wide.
+    Greys of 1 to 16 bits, RGB, palette, CMYK and float TIFF are converted, by the depth that the file states, or by
+    the `value_range` of images of more than 8 bits where one is given; transparent pixels are laid over white; of
+    several pages or frames the first is read. Raises `ImageError` for a file that is empty, cut short, not an image,
+    larger than `MAX_PIXELS`, or more than `MAX_ASPECT` times longer than wide.
     """
-    with opened(path) as image:
-        return image if isinstance(image, Tensor) else _rgb(image)
+    with opened(path, value_range) as image:
+        return image if isinstance(image, Tensor) else _rgb(image, value_range)
 
 
-def rgb_tensor(image: Image.Image) -> Tensor:
+def rgb_tensor(image: Image.Image, value_range: ValueRange | None = None) -> Tensor:
     """Convert a PIL image of any mode to RGB float32 (3, H, W) in [0, 1], upright by its EXIF orientation.
 
     Raises `ImageError` where Pillow cannot decode or convert it, or where deep values leave their range.
     """
     with _image_errors(), _bounded(*image.size):
-        return _rgb(image)
+        return _rgb(image, value_range)
 
 
-def pixels_tensor(pixels: NDArray[np.generic]) -> Tensor:
+def pixels_tensor(pixels: NDArray[np.generic], value_range: ValueRange | None = None) -> Tensor:
     """Convert pixels (H, W), (H, W, 1) or (H, W, 3) of 8 or 16 bits or floats to RGB float32 (3, H, W) in [0, 1].
 
-    Raises `ImageError` where they leave their range.
+    Floats are in [0, 1] already. Raises `ImageError` where they leave their range.
     """
-    return _upright_rgb(pixels, None)
+    return _upright_rgb(pixels, None, value_range=value_range if pixels.dtype.kind in "iu" else None)
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image | Tensor]:
+def opened(path: Path, value_range: ValueRange | None = None) -> Iterator[Image.Image | Tensor]:
     """Give the image in a file: a PIL image, not decoded yet and bounded, or for plain TIFFs its tensor.
 
     Whatever goes wrong in the block is an `ImageError`.
@@ -115,7 +134,7 @@ def opened(path: Path) -> Iterator[Image.Image | Tensor]:
         decoder = _decoder(start, path.suffix.lower())
         if decoder is None:
             raise ImageError(f"the file is not a {FORMATS} image")
-        if decoder is TiffImageFile and (pixels := _read_uncompressed_tiff(path)) is not None:
+        if decoder is TiffImageFile and (pixels := _uncompressed_tiff(path, value_range)) is not None:
             yield pixels
             return
         with decoder(path) as image, _bounded(*image.size):
@@ -202,7 +221,7 @@ def a_large_image_at_a_time() -> Iterator[None]:
             del _turn.stack
 
 
-def _rgb(image: Image.Image) -> Tensor:
+def _rgb(image: Image.Image, value_range: ValueRange | None) -> Tensor:
     image.load()
     orientation = _orientation(image)
     top = _stated_top(image)
@@ -215,13 +234,13 @@ def _rgb(image: Image.Image) -> Tensor:
     pixels = np.asarray(image)
     if inverted and image.mode.startswith("I"):  # Pillow does so for 1 and 8 bits
         pixels = top - pixels
-    return _upright_rgb(pixels, orientation, top)
+    return _upright_rgb(pixels, orientation, top, value_range)
 
 
 def _stated_top(image: Image.Image) -> int:
     """The value of white in an image of deep integers: what its TIFF says, or that of 16 bits."""
     if not isinstance(image, TiffImageFile):
-        return 65535
+        return _WHITE
     bits, stated = max(image.tag_v2.get(258) or (16,)), image.tag_v2.get(281)
     return _top(bits, max(stated) if isinstance(stated, tuple) else stated)
 
@@ -235,7 +254,7 @@ def _top(bits: int, stated: object) -> int:
     return stated if isinstance(stated, int) and stated in depths else 2 ** min(bits, 16) - 1
 
 
-def _read_uncompressed_tiff(path: Path) -> Tensor | None:
+def _uncompressed_tiff(path: Path, value_range: ValueRange | None) -> Tensor | None:
     """Read the first page of a plain grey or RGB TIFF at its full depth; None leaves the file to Pillow.
 
     Pillow scrambles 16-bit colour kept in separate planes and has no mode for float or 32-bit colour. What
@@ -268,7 +287,7 @@ def _read_uncompressed_tiff(path: Path) -> Tensor | None:
             top = _top(page.bitspersample, max(stated) if isinstance(stated, tuple) else stated)
             if page.photometric == 0 and pixels.dtype.kind == "u":
                 pixels = (top if pixels.dtype.itemsize < 4 else np.iinfo(pixels.dtype).max) - pixels
-            return _upright_rgb(pixels, orientation, top)
+            return _upright_rgb(pixels, orientation, top, value_range)
 
 
 def _orientation(image: Image.Image) -> object:
@@ -289,18 +308,21 @@ def upright(pixels: NDArray[np.generic], orientation: object) -> NDArray[np.gene
     return pixels
 
 
-def _upright_rgb(pixels: NDArray[np.generic], orientation: object, top: int = 65535) -> Tensor:
+def _upright_rgb(
+    pixels: NDArray[np.generic], orientation: object, top: int = _WHITE, value_range: ValueRange | None = None
+) -> Tensor:
     """Turn pixels (H, W) or (H, W, 3) upright and scale them to float32 (3, H, W) in [0, 1].
 
-    `top` is the value of white among integers of more than 8 bits.
+    `top` is the value of white among integers of more than 8 bits where no `value_range` is given.
     """
     if pixels.size == 0:
         raise ImageError("the image has no pixels")
-    channels = _unit_range(np.atleast_3d(upright(pixels, orientation)), top).permute(2, 0, 1)  # (1 or 3, H, W)
+    scaled = _unit_range(np.atleast_3d(upright(pixels, orientation)), top, value_range)
+    channels = scaled.permute(2, 0, 1)  # (1 or 3, H, W)
     return channels if len(channels) == 3 else channels.repeat(3, 1, 1)
 
 
-def _unit_range(pixels: NDArray[np.generic], top: int) -> Tensor:
+def _unit_range(pixels: NDArray[np.generic], top: int, value_range: ValueRange | None) -> Tensor:
     """8-, 16- and 32-bit or float pixels to float32 in [0, 1], of the same shape."""
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
         values = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
@@ -310,12 +332,17 @@ def _unit_range(pixels: NDArray[np.generic], top: int) -> Tensor:
         raise ImageError(f"the image holds {pixels.dtype} values; save it with unsigned integers or floats")
     if not torch.isfinite(values).all():
         raise ImageError("the image holds values that are not finite numbers")
+    if value_range == UNSCALED:
+        return values / top if pixels.dtype.kind in "iu" and top != _WHITE else values
+    if value_range is not None:
+        black, white = value_range
+        return values.sub_(black).div_(white - black).clamp_(0, 1)
     if pixels.dtype.kind in "iu":
         values /= top
     if values.min() < 0 or values.max() > 1:
         raise ImageError(
             f"pixel values run from {pixels.min()} to {pixels.max()}; "
-            f"images of this kind hold 0 to {top if pixels.dtype.kind in 'iu' else 1}"
+            f"images of this kind hold 0 to {top if pixels.dtype.kind in 'iu' else 1}, unless `value_range` says else"
         )
     return values
 

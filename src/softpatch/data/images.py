@@ -7,7 +7,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from softpatch.data.decode import a_large_image_at_a_time, read_image
+from softpatch.data.decode import ValueRange, a_large_image_at_a_time, read_image
 from softpatch.data.folder import photographs
 from softpatch.errors import ImageError
 
@@ -27,12 +27,18 @@ _Result = TypeVar("_Result")
 class ImageRef:
     """An image that has not been read yet: the name it is reported under, how to read it, and its file if it has one.
 
-    `read` returns an RGB float32 tensor (3, H, W) in [0, 1] and raises `ImageError` where it cannot.
+    `load` takes the value range of images of more than 8 bits, or None, returns an RGB float32 tensor (3, H, W) in
+    [0, 1], and raises `ImageError` where it cannot.
     """
 
     name: str
-    read: Callable[[], Tensor]
+    load: Callable[[ValueRange | None], Tensor]
     path: Path | None = None
+    value_range: ValueRange | None = None
+
+    def read(self) -> Tensor:
+        """Load the image in its value range."""
+        return self.load(self.value_range)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ def image_files(path: Path) -> list[Path]:
 def file_ref(path: Path) -> ImageRef:
     """The image in a file, under its path as name."""
     return ImageRef(str(path), partial(read_image, path), path)
+
+
+def in_range(refs: Sequence[ImageRef], value_range: ValueRange | None) -> list[ImageRef]:
+    """The images, read in that range of values; None leaves to each file what its white is."""
+    return [replace(ref, value_range=value_range) for ref in refs]
 
 
 def read_in_batches(

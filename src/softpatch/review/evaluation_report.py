@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softpatch.atomic import temporary_prefix
+from softpatch.data.decode import ValueRange
 from softpatch.data.images import SkippedImage
 from softpatch.data.layouts import Dataset, Sample
 from softpatch.detector import Detector
@@ -118,7 +119,7 @@ def _judge(
             rows.append({**answer.as_dict(), "kind": sample.kind, "is_defective": sample.is_anomalous})
             rows[-1]["image_score"] = answer.image_score  # as it was compared, not rounded
             for name, rank in _ranks(sample.is_anomalous, answer.image_score).items():
-                kept[name].offer(rank, answer.path, partial(_draw, sample, answer))
+                kept[name].offer(rank, answer.path, partial(_draw, sample, answer, detector.settings.value_range))
 
         def skip(image: SkippedImage) -> None:
             skipped.append(image)
@@ -136,9 +137,9 @@ def _judge(
     return result, _Judged(rows, cases, skipped, seconds)
 
 
-def _draw(sample: Sample, answer: Prediction) -> Picture:
+def _draw(sample: Sample, answer: Prediction, value_range: ValueRange | None) -> Picture:
     try:
-        return picture_of(sample.ref.read(), answer)
+        return picture_of(sample.ref.load(value_range), answer)
     except ImageError as error:  # it could be read a moment ago
         raise ImageError(f"{sample.path}: {error}") from error
 

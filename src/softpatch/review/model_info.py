@@ -10,6 +10,10 @@ from softpatch.memory.estimate import Contamination
 from softpatch.stored_model import StoredBank, StoredModel, read_model
 
 
+_OF_NAMES = ("layers", "discriminators")
+"""Settings that are several names."""
+
+
 def model_info(path: Path) -> dict[str, Any]:
     """One record, ready for JSON, of what a model file holds.
 
@@ -57,6 +61,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
     """What `model_info` found as headings and what stands beside them, in the order in which a person asks."""
     settings, backbone = record["settings"], record["backbone"]
     resize, crop = settings["resize"], settings["crop"]
+    black, white = settings["value_range"] or (None, None)
     copies = "" if record["copies"] == 1 else f", {record['copies']} copies of each, turned or mirrored"
     layers = f"layer{'s' if len(backbone['layers']) > 1 else ''} {', '.join(backbone['layers'])}"
     banks = [f"{bank['patches']:,} patches of {bank['embedding_dim']} numbers" for bank in record["banks"]]
@@ -77,6 +82,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("left-out scores", f"kept, of {kept} images" if kept else "not kept; the threshold can only be set"),
         ("preset", record["preset"] + _changed(record["changed"])),
         ("looks at", f"{look}, in {record['grid'][0]} x {record['grid'][1]} patches"),
+        ("values", "as files state them" if white is None else f"black at {black:g}, white at {white:g}"),
         ("backbone", f"{backbone['name']}, {layers}, weights of SHA-256 {backbone['digest']}"),
         ("memory bank", banks[0] if len(banks) == 1 else f"{banks[0]} for scores, {banks[1]} for maps"),
         ("written by", f"softpatch {record['package_version']}, format version {record['format_version']}"),
@@ -92,7 +98,8 @@ def _names(count: int | None, folder: str | None) -> str:
 
 
 def _changed(settings: dict[str, Any]) -> str:
-    if not settings:
+    values = {name: "+".join(value) if name in _OF_NAMES else value for name, value in settings.items()}
+    values.pop("value_range", None)  # a line of its own
+    if not values:
         return ", unchanged"
-    values = {name: "+".join(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return ", with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

@@ -4,12 +4,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from softpatch.data.decode import read_image
+from softpatch.data.decode import UNSCALED, read_image
 from softpatch.data.folder import FolderContents, PassedOver, look_into
 from softpatch.data.images import ImageRef, file_ref
 from softpatch.data.masks import match_masks, read_mask
@@ -57,7 +58,7 @@ class Sample:
         Any colour but black is anomalous (see `softpatch.data.masks.read_mask`). Raises `ImageError` for an image or
         mask that cannot be read, and for a mask of another size than its image.
         """
-        shape = tuple(_named(read_image, self.path).shape[1:])
+        shape = tuple(_named(partial(read_image, value_range=UNSCALED), self.path).shape[1:])
         marked = torch.zeros(shape, dtype=torch.bool)
         for path in self.mask_paths:
             mask = _named(read_mask, path)
