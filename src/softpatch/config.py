@@ -3,7 +3,9 @@
 Nothing here is slow to import, so that what a user gives can be checked before anything that is.
 """
 
+import base64
 import re
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -29,6 +31,8 @@ PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 """Ways to contaminate training images; see `softpatch.data.contamination`."""
 LARGEST = 6e4
 """What a sound feature stays below: embeddings are kept in half precision."""
+ROI_SIDE = 256
+"""Of the bitmap that `Settings.roi` holds, in pixels."""
 LARGEST_VALUE = 1e30
 """What a pixel may be, either way, before it is scaled."""
 _LARGEST_SCORE = 1e30
@@ -43,6 +47,8 @@ class Settings:
 
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
+        roi: what of an image is looked at, as `softpatch.data.roi` makes it of a mask, None for all; what lies beyond
+        is painted grey.
         value_range: the values of black and white in images of more than 8 bits; None has a fit look at the values
         where files do not say it.
         symmetries: with "find", turned and mirrored copies of the images are learned from where the product is found
@@ -74,6 +80,7 @@ class Settings:
 
     resize: int = 256
     crop: int = 224
+    roi: str | None = None
     value_range: tuple[float, float] | None = None
     symmetries: str = "none"
     backbone: str = "builtin-v1"
@@ -106,6 +113,8 @@ class Settings:
         one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("resize", self.resize, 32, 16384)
         _within("crop", self.crop, 32, self.resize)
+        if self.roi is not None:
+            unpacked_roi(self.roi)
         if self.value_range is not None:
             check_value_range(self.value_range)
         _within("discard_fraction", self.discard_fraction, 0, 0.95)
@@ -236,6 +245,18 @@ def resolve_weights(weights: str | Path) -> str:
     if not isinstance(weights, (str, Path)) or not str(weights):
         raise InputError(f"`weights` is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
     return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
+
+
+def unpacked_roi(roi: str) -> bytes:
+    """The bitmap in `Settings.roi`, 8 pixels a byte, row by row. Raises `InputError` for text that holds none."""
+    size = ROI_SIDE**2 // 8
+    try:
+        bitmap = zlib.decompressobj().decompress(base64.b64decode(roi, validate=True), size + 1)
+    except (ValueError, zlib.error) as error:
+        raise InputError(f"`roi` is {roi[:20]!r}, which `softpatch.data.roi` did not make") from error
+    if len(bitmap) != size or not any(bitmap):
+        raise InputError(f"`roi` holds no bitmap of {ROI_SIDE} x {ROI_SIDE} pixels with any of them set")
+    return bitmap
 
 
 def check_value_range(value_range: tuple[float, ...]) -> None:

@@ -38,6 +38,8 @@ from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
 from softpatch.threads import one_ahead
 from softpatch.training_record import TrainingRecord, training_record
 
+_FEWEST_PIXELS = 64  # 8 x 8: a patch
+
 
 @dataclass(frozen=True, eq=False)
 class Detector:
@@ -84,6 +86,7 @@ class Detector:
         `on_note`, in a sentence. Raises `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
+        _check_roi(settings)
         need_images(len(refs), settings)
         device = torch_device(runtime.device)
         check_image_memory(settings, runtime, device)
@@ -180,7 +183,7 @@ class Detector:
         given no patch.
         """
         used = self if threshold is None else self.with_threshold(threshold)
-        framing = Framing(self.settings.resize, self.settings.crop)
+        framing = Framing(self.settings.resize, self.settings.crop, self.settings.roi)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid
         done = 0
@@ -202,7 +205,9 @@ class Detector:
             maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy()
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
-                peak_x, peak_y = framing.patch_to_original(int(peaks[i]), self.grid, width, height)
+                peak = framing.nearest_inside(int(peaks[i]), self.grid)
+                peak_x, peak_y = framing.patch_to_original(peak, self.grid, width, height)
+                anomaly_map = framing.within(maps[i])
                 yield Prediction(
                     path=ref.name,
                     image_score=float(image_scores[i]),
@@ -212,9 +217,9 @@ class Detector:
                     peak_y=peak_y,
                     width=width,
                     height=height,
-                    anomaly_map=maps[i],
+                    anomaly_map=anomaly_map,
                     map_threshold=used.map_threshold,
-                    is_unlike_training=is_unlike_training(maps[i], self.map_threshold),
+                    is_unlike_training=is_unlike_training(anomaly_map, self.map_threshold, framing.inside),
                     framing=framing,
                 )
             done += len(batch)
@@ -248,6 +253,15 @@ def _banks(
     return banks, learned.contamination, embeddings_of(some).view(len(numbers), positions, -1)
 
 
+def _check_roi(settings: Settings) -> None:
+    inside = Framing(settings.resize, settings.crop, settings.roi).inside
+    if inside is not None and inside.sum() < _FEWEST_PIXELS:
+        raise InputError(
+            f"the region of interest leaves {inside.sum()} of the {inside.size:,} pixels that are looked at, fewer "
+            "than a patch has; mark more, or look at more of the image with `crop`"
+        )
+
+
 def _note_on_range(black: float, white: float) -> str:
     return (
         f"images of more than 8 bits are read with black at {black:g} and white at {white:g}, by the values that they "
@@ -277,12 +291,14 @@ def left_out_scores(
     `embeddings` are theirs, (n, P, D), and `numbers` (n,) say which training images they are.
     """
     image_scores, map_peaks = [], []
+    inside = Framing(settings.resize, settings.crop, settings.roi).inside
     device = banks.classification.patches.device
     for start in range(0, len(numbers), 8):
         part = slice(start, start + 8)
         scores, _, patch_scores = banks.score(embeddings[part].to(device), owners=numbers[part].to(device))
         maps = anomaly_maps(patch_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
         image_scores.append(scores.cpu())
-        map_peaks.append(maps.amax(dim=(1, 2)).cpu())
+        seen = maps if inside is None else maps[:, torch.from_numpy(inside).to(maps.device)]
+        map_peaks.append(seen.flatten(1).amax(dim=1).cpu())
         progress("calibration", min(start + 8, len(numbers)), len(numbers))
     return LeftOutScores(torch.cat(image_scores), torch.cat(map_peaks))

@@ -15,6 +15,7 @@ from softpatch.data.decisions import NO_DECISIONS, Decision, decisions_for, read
 from softpatch.data.folder import PassedOver
 from softpatch.data.images import SkippedImage
 from softpatch.data.inputs import Images, choose_images, is_one_image
+from softpatch.data.roi import check_roi_size, resolve_roi
 from softpatch.detector import Detector
 from softpatch.errors import InputError, SoftPatchError
 from softpatch.model_file import load_detector, save_detector
@@ -40,6 +41,7 @@ class SoftPatch:
     """
 
     _detector: Detector | None = None
+    _roi_size: tuple[int, int] | None = None
 
     def __init__(
         self,
@@ -47,6 +49,7 @@ class SoftPatch:
         preset: str = DEFAULT_PRESET,
         resize: int | None = None,
         crop: int | None = None,
+        roi: str | Path | None = None,
         value_range: tuple[float, float] | None = None,
         symmetries: str | None = None,
         backbone: str | None = None,
@@ -83,6 +86,9 @@ class SoftPatch:
         """Make settings of the parameters."""
         given = dict(self._parameters)
         runtime = {field.name: given.pop(field.name) for field in fields(Runtime)}
+        self._roi_size = None
+        if given["roi"] is not None:
+            given["roi"], self._roi_size = resolve_roi(given["roi"])
         if given["weights"] is not None:
             given["weights"] = resolve_weights(given["weights"])
         self._settings = preset_settings(given.pop("preset"), given)
@@ -178,6 +184,8 @@ class SoftPatch:
         are trusted. Raises `InputError` where they are of other images.
         """
         chosen = choose_images(images, "train", layout=layout, category=category)
+        if self._roi_size is not None:
+            check_roi_size(self._roi_size, chosen.refs)
         _tell(chosen.passed_over, on_skip)
         for note in chosen.notes if on_note else ():
             on_note(note)  # type: ignore[misc]

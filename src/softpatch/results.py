@@ -100,7 +100,7 @@ class Prediction:
         return self.mask
 
     def map_at_original_size(self) -> NDArray[np.float32]:
-        """The anomaly map over the original image: float32 (height, width), NaN where the crop does not reach."""
+        """The anomaly map over the original image: float32 (height, width), NaN where it is not looked at."""
         return self.framing.map_to_original(self.anomaly_map, self.width, self.height)
 
     def mask_at_original_size(self) -> NDArray[np.bool_]:
@@ -194,7 +194,12 @@ def _include(mask: NDArray[np.bool_], column: int, row: int) -> None:
     mask[min(y, row) : max(y, row) + 1, min(x, column) : max(x, column) + 1] = True
 
 
-def is_unlike_training(anomaly_map: NDArray[np.float32], map_threshold: float) -> bool:
-    """Whether an anomaly map (crop, crop) is high nearly everywhere, beside the calibrated threshold of maps."""
-    some = anomaly_map[::4, ::4]  # it is smooth
+def is_unlike_training(
+    anomaly_map: NDArray[np.float32], map_threshold: float, inside: NDArray[np.bool_] | None = None
+) -> bool:
+    """Whether an anomaly map (crop, crop) is high nearly everywhere, beside the calibrated threshold of maps.
+
+    Where only a part of it is looked at, `inside` (crop, crop), that part counts.
+    """
+    some = anomaly_map[::4, ::4] if inside is None else anomaly_map[inside]  # it is smooth
     return bool((some > map_threshold).mean() > UNLIKE_SHARE or np.median(some) > UNLIKE_MEDIAN * map_threshold)

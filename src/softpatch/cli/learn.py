@@ -16,6 +16,7 @@ from softpatch.cli.options import (
     ListOnly,
     Output,
     Paths,
+    Roi,
     Strict,
     ValueRange,
     Weights,
@@ -40,6 +41,7 @@ def fit(
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
     crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    roi: Roi = None,
     value_range: ValueRange = None,
     symmetries: Annotated[
         str | None,
@@ -80,7 +82,7 @@ def fit(
     }
     preset_settings(preset, settings)  # a value out of its range is told of before anything slow is imported
     paths = given_paths(images)
-    check_given(weights=weights, images=[*paths, decisions])
+    check_given(weights=weights, images=[*paths, decisions, roi])
     from softpatch.stored_model import check_can_save
 
     if not list_only:
@@ -90,7 +92,7 @@ def fit(
     from softpatch.estimator import SoftPatch
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
-    estimator = SoftPatch(preset=preset, **settings, **asdict(runtime))
+    estimator = SoftPatch(preset=preset, roi=roi, **settings, **asdict(runtime))
     chosen = choose_images(paths, "train", layout=layout, category=category)
     if list_only:
         list_files(chosen)

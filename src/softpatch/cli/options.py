@@ -54,6 +54,10 @@ Decisions = Annotated[
     Path | None,
     typer.Option(help="What people decided on the images: decisions.csv, or what a labelling tool exported."),
 ]
+Roi = Annotated[
+    Path | None,
+    typer.Option(help="What is looked at: a mask, white where it is, or polygons in JSON of LabelMe or COCO."),
+]
 ValueRange = Annotated[
     tuple[float, float] | None,
     typer.Option(

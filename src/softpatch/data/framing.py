@@ -1,6 +1,8 @@
 """What of an image the network sees, and where its pixels lie in the original."""
 
 from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -8,7 +10,11 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
+from softpatch.data.roi import roi_mask
 from softpatch.errors import InputError
+
+_GREY = 0.5
+_Image = TypeVar("_Image", Tensor, NDArray[np.bool_])
 
 
 @dataclass(frozen=True)
@@ -16,17 +22,24 @@ class Framing:
     """Resize every image to `resize` x `resize` pixels, then keep the centre `crop` x `crop`.
 
     The aspect ratio is not kept: each grid position then means the same place on every image, whatever its
-    size.
+    size. Where there is a region of interest (`softpatch.data.roi`), all else is painted grey, so that nothing
+    depends on it.
     """
 
     resize: int
     crop: int
+    roi: str | None = None
 
     def __post_init__(self) -> None:
         if self.resize < 32 or not 32 <= self.crop <= self.resize:
             raise InputError(
                 f"`resize` {self.resize} and `crop` {self.crop} do not go together; crop is 32 to resize pixels"
             )
+
+    @cached_property
+    def inside(self) -> NDArray[np.bool_] | None:
+        """Where the crop is looked at: bool (crop, crop), None for everywhere."""
+        return None if self.roi is None else self._crop(roi_mask(self.roi, self.resize, self.resize))
 
     @property
     def margin(self) -> int:
@@ -42,12 +55,13 @@ class Framing:
                 width = max(width, 2)  # torch does not average a single column rightly
                 image = _resized(image.expand(-1, -1, width), (self.resize, width))
             image = _resized(image, size).clamp_(0, 1)
-        return self._crop(image)
+        image = self._crop(image)
+        return image if self.inside is None else torch.where(torch.from_numpy(self.inside), image, _GREY)
 
     def apply_to_mask(self, mask: Tensor) -> Tensor:
         """Resize and crop a boolean mask: (H, W) -> (crop, crop), true where any pixel in a cell is.
 
-        A defect is not lost, however thin.
+        A defect is not lost, however thin, but for what lies outside the region of interest.
         """
         size = (self.resize, self.resize)
         if mask.shape != size:
@@ -55,7 +69,20 @@ class Framing:
             larger = (max(height, self.resize), max(width, self.resize))
             values = F.interpolate(mask[None, None].float(), size=larger, mode="nearest-exact")
             mask = F.adaptive_max_pool2d(values, size)[0, 0] > 0.5
-        return self._crop(mask)
+        mask = self._crop(mask)
+        return mask if self.inside is None else mask & torch.from_numpy(self.inside)
+
+    def within(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A map (crop, crop) with 0 outside the region of interest."""
+        return anomaly_map if self.inside is None else np.where(self.inside, anomaly_map, np.float32(0))
+
+    def nearest_inside(self, position: int, grid: tuple[int, int]) -> int:
+        """The position in a patch grid (H, W) nearest to the given one whose patch shows the region of interest."""
+        if self.inside is None:
+            return position
+        rows, columns = _nearest_cells(self.roi, self.resize, self.crop, grid)
+        row, column = divmod(position, grid[1])
+        return int(rows[row, column]) * grid[1] + int(columns[row, column])
 
     def to_original(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
         """Map a point of the crop to the original image, and never beyond; pixel centres are at whole numbers."""
@@ -95,7 +122,7 @@ class Framing:
     def map_to_original(self, anomaly_map: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
         """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.
 
-        Pixels outside the crop, which the network never saw, are NaN.
+        Pixels outside the crop and the region of interest, which the network never saw, are NaN.
         """
         left, top, right, bottom = self.covered(width, height)
         whole = np.full((height, width), np.nan, dtype=np.float32)
@@ -106,6 +133,8 @@ class Framing:
             align_corners=False,
         )
         whole[top:bottom, left:right] = inside[0, 0].numpy()
+        if self.roi is not None:
+            whole[~roi_mask(self.roi, width, height)] = np.nan
         return whole
 
     def map_in_box(
@@ -131,9 +160,19 @@ class Framing:
             whole[top:bottom, left:right] = self.map_in_box(values, (left, top, right, bottom), width, height) > 0.5
         return whole
 
-    def _crop(self, image: Tensor) -> Tensor:
+    def _crop(self, image: _Image) -> _Image:
         start, stop = self.margin, self.margin + self.crop
         return image[..., start:stop, start:stop]
+
+
+@cache
+def _nearest_cells(roi: str, resize: int, crop: int, grid: tuple[int, int]) -> NDArray[np.intp]:
+    """Of each cell of a grid (H, W) the nearest that shows some of the region of interest: its row and column."""
+    from scipy.ndimage import distance_transform_edt  # a third of a second's import
+
+    inside = torch.from_numpy(Framing(resize, crop, roi).inside)
+    shown = F.adaptive_max_pool2d(inside[None, None].float(), grid)[0, 0].numpy() > 0
+    return np.asarray(distance_transform_edt(~shown, return_distances=False, return_indices=True), dtype=np.intp)
 
 
 def _resized(image: Tensor, size: tuple[int, int]) -> Tensor:

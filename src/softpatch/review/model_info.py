@@ -9,7 +9,6 @@ from softpatch.config import nearest_preset
 from softpatch.memory.estimate import Contamination
 from softpatch.stored_model import StoredBank, StoredModel, read_model
 
-
 _OF_NAMES = ("layers", "discriminators")
 """Settings that are several names."""
 
@@ -65,6 +64,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
     copies = "" if record["copies"] == 1 else f", {record['copies']} copies of each, turned or mirrored"
     layers = f"layer{'s' if len(backbone['layers']) > 1 else ''} {', '.join(backbone['layers'])}"
     banks = [f"{bank['patches']:,} patches of {bank['embedding_dim']} numbers" for bank in record["banks"]]
+    roi = "" if settings["roi"] is None else ", in it only a region of interest"
     look = f"{resize} x {resize} px" + ("" if crop == resize else f", of which the centre {crop} x {crop} px")
     rate, share = (f"{100 * settings[name]:.3g}%" for name in ("false_alarm_rate", "check_share"))
     contamination = record["contamination"]
@@ -81,7 +81,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("left-out scores", f"kept, of {kept} images" if kept else "not kept; the threshold can only be set"),
         ("preset", record["preset"] + _changed(record["changed"])),
-        ("looks at", f"{look}, in {record['grid'][0]} x {record['grid'][1]} patches"),
+        ("looks at", f"{look}{roi}, in {record['grid'][0]} x {record['grid'][1]} patches"),
         ("values", "as files state them" if white is None else f"black at {black:g}, white at {white:g}"),
         ("backbone", f"{backbone['name']}, {layers}, weights of SHA-256 {backbone['digest']}"),
         ("memory bank", banks[0] if len(banks) == 1 else f"{banks[0]} for scores, {banks[1]} for maps"),
@@ -99,7 +99,8 @@ def _names(count: int | None, folder: str | None) -> str:
 
 def _changed(settings: dict[str, Any]) -> str:
     values = {name: "+".join(value) if name in _OF_NAMES else value for name, value in settings.items()}
-    values.pop("value_range", None)  # a line of its own
+    for shown in ("value_range", "roi"):  # elsewhere
+        values.pop(shown, None)
     if not values:
         return ", unchanged"
     return ", with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
