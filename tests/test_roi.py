@@ -112,7 +112,7 @@ def test_files_that_are_no_region(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("given", ["", 3, "missing.png"])
 def test_what_is_no_file(given: object) -> None:
-    with pytest.raises(InputError, match="roi|region of interest"):
+    with pytest.raises(InputError, match=r"roi|region of interest"):
         SoftPatch(roi=given)
 
 
