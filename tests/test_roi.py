@@ -86,6 +86,7 @@ def test_a_circle_is_read(tmp_path: Path) -> None:
         (coco(1, segmentation={"counts": "abc", "size": [50, 100]}), "neither LabelMe's JSON nor COCO"),
         (labelme(("line", [[0, 0], [5, 5]])), "neither LabelMe's JSON"),
         (labelme(("polygon", [[0, 0], [5]])), "neither LabelMe's JSON"),
+        (labelme(("polygon", [[0, 0], [5, float("nan")], [5, 5]])), "corners that are not finite"),
         ({**labelme(), "imageWidth": 1e9}, "neither LabelMe's JSON"),
         (labelme(), "marks nothing"),
         ([], "neither LabelMe's JSON"),

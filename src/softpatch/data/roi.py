@@ -104,7 +104,10 @@ def _drawn(path: Path) -> NDArray[np.bool_]:
         canvas = Image.new("1", (width, height))
         draw = ImageDraw.Draw(canvas)
         for polygon in polygons:
-            draw.polygon([(float(x), float(y)) for x, y in polygon], fill=1)
+            corners = [(float(x), float(y)) for x, y in polygon]
+            if not np.isfinite(corners).all():
+                raise ValueError("it has corners that are not finite numbers")
+            draw.polygon(corners, fill=1)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError, OverflowError) as error:
         raise InputError(
             f"the region of interest {path} is neither LabelMe's JSON nor COCO with one marked image ({error}); export "

@@ -12,7 +12,7 @@ from softpatch.data.images import ImageRef
 from softpatch.errors import ImageError
 
 _SAMPLE = 16  # images
-_PIXELS = 1_000_000  # of an image, about
+_PIXELS = 300_000  # of an image, about
 _RARE = 1e-4  # share of the pixels beyond which values are those of broken ones
 _DEPTHS = (8, 10, 12, 14, 16)  # bits
 _ROOM = 0.1  # of the range beyond values that no depth explains
