@@ -34,7 +34,6 @@ _AUDITED = 0.01  # of an image's patches: the most anomalous, whose mean is its 
 _AT_ONCE = 0.05  # of the images are dropped
 _LEAST_DROPPED, _MOST_DROPPED = 0.1, 0.4
 _ROUNDS = round(_MOST_DROPPED / _AT_ONCE) + 1
-_MOST_DISTRUSTED = 0.5  # of the images, once there are answers
 _LOOKED_AT = 5  # rounds of dropping, whose mean excess is steadier than each
 _CLEAN_EXCESS = 0.04  # of a clean folder, about
 _DROPPED_FOR_EACH = 3.5  # image that stands out, since more do not
@@ -131,14 +130,14 @@ def trusted_by_answers(
 ) -> tuple[Tensor, Contamination]:
     """Which images a person's answers let one trust, bool (N,), and what they say of the contamination.
 
-    As many as may be anomalous are not, by the upper end of its interval and at most half: the most suspicious. Of
-    those that were answered the answers decide.
+    As many as may be anomalous are not, by the upper end of its interval and at most 40 %, as without answers: the most
+    suspicious. Of those that were answered the answers decide.
     """
     x = evidence.numpy()
     belief = believe(x, first_hypotheses(x, contamination), answers)
     trusted = torch.ones(len(x), dtype=torch.bool)
     most_suspicious = np.argsort(-belief.suspicion, kind="stable")
-    trusted[most_suspicious[: round(min(_MOST_DISTRUSTED, belief.high) * len(x))]] = False
+    trusted[most_suspicious[: round(min(_MOST_DROPPED, belief.high) * len(x))]] = False
     trusted[list(answers)] = ~torch.tensor(list(answers.values()))
     return trusted, Contamination(belief.contamination, belief.low, belief.high)
 
