@@ -71,6 +71,41 @@ def test_16_bit_rgb_png(tmp_path: Path) -> None:
     assert_same(read_image(tmp_path / "deep.png"), unit(RGB))
 
 
+def deep_png(path: Path, pixels: np.ndarray) -> Path:
+    """A PNG of 16 bits a sample, of pixels (H, W, 3) or (H, W, 4)."""
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    colour = {3: 2, 4: 6}[pixels.shape[2]]
+    path.write_bytes(png(*pixels.shape[1::-1], bits=16, colour=colour, data=zlib.compress(rows)))
+    return path
+
+
+def test_16_bit_rgb_png_keeps_its_depth(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 65536, (5, 7, 3), dtype=np.uint16)
+    wanted = unit(values, top=65535)
+    assert_same(read_image(deep_png(tmp_path / "a.png", values)), wanted, tolerance=1e-7)
+    twelve = values // 16
+    assert_same(read_image(deep_png(tmp_path / "b.png", twelve), (0, 4095)), unit(twelve, top=4095))
+    for alpha in (0, 65535):  # unset, and opaque
+        image = np.dstack([values, np.full((5, 7), alpha, np.uint16)])
+        assert_same(read_image(deep_png(tmp_path / "c.png", image)), wanted, tolerance=1e-7)
+    clear = np.dstack([values, np.full((5, 7), 65535, np.uint16)])
+    clear[0, 0] = 0
+    seen = read_image(deep_png(tmp_path / "d.png", clear))
+    assert seen[:, 0, 0].tolist() == [1, 1, 1]
+    assert_same(seen[:, 1:], wanted[:, 1:], tolerance=1 / 255)
+
+
+def test_a_16_bit_rgb_png_that_ends_early(tmp_path: Path) -> None:
+    values = np.full((50, 70, 3), 20_000, np.uint16)
+    path = deep_png(tmp_path / "a.png", values)
+    whole = path.read_bytes()
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values[:30])
+    for content in (whole[: len(whole) // 2], png(70, 50, bits=16, data=zlib.compress(rows))):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match="cut short or damaged"):
+            read_image(path)
+
+
 def png(width: int, height: int, *, bits: int = 8, colour: int = 2, data: bytes = b"") -> bytes:
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))

@@ -16,6 +16,7 @@ from softpatch.data.inputs import choose_images
 from softpatch.data.value_range import find_value_range
 from softpatch.errors import ImageError, InputError
 from test_cli import run
+from test_decode import deep_png
 
 TINY = ["--resize", "64", "--crop", "64", "--device", "cpu", "--symmetries", "none"]
 
@@ -70,6 +71,12 @@ def test_values_that_no_depth_explains_have_room(tmp_path: Path) -> None:
     pixels = np.linspace(-10, 90, 64 * 64, dtype=np.float32).reshape(64, 64)
     assert found(saved(tmp_path, pixels, "heat.tif")) == (-20, 100)
     assert found(saved(tmp_path, np.full((8, 8), -3.0, np.float32), "flat.tif")) == (-4, -2)
+
+
+def test_colour_of_16_bits_is_looked_at(tmp_path: Path) -> None:
+    pixels = np.repeat(deep(0).round().astype(np.uint16)[:, :, None], 3, axis=2)
+    assert found(deep_png(tmp_path / "colour.png", pixels)) == (0, 4095)
+    assert found(saved(tmp_path, pixels, "colour.tif", photometric="rgb")) == (0, 4095)
 
 
 def test_arrays_are_looked_at() -> None:

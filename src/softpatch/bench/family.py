@@ -13,8 +13,8 @@ from softpatch.bench.oracle import ask, rejected_first
 from softpatch.bench.outcome import Outcome
 from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
-from softpatch.data.decode import ValueRange
 from softpatch.data.images import ImageRef
+from softpatch.data.pixels import ValueRange
 from softpatch.memory.belief import first_hypotheses
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches

@@ -22,9 +22,10 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from softpatch.config import PROTOCOLS, one_of
-from softpatch.data.decode import ValueRange, read_image
+from softpatch.data.decode import read_image
 from softpatch.data.images import ImageRef
 from softpatch.data.layouts import Dataset, Sample
+from softpatch.data.pixels import ValueRange
 from softpatch.errors import InputError
 
 MAX_DEGREES = 3.0

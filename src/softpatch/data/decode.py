@@ -11,14 +11,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from math import inf
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
 import tifffile
-import torch
-from numpy.typing import NDArray
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile, DibImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -32,19 +29,16 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
+from softpatch.data.pixels import WHITE, ValueRange, upright_rgb
 from softpatch.errors import ImageError
 
 MAX_PIXELS = 100_000_000
 """An image of more pixels (10,000 x 10,000) is refused: reading it takes about 30 bytes a pixel."""
 MAX_ASPECT = 100
 """An image so many times longer than wide is refused: no photograph is, and to bring it to a square takes memory."""
-ValueRange = tuple[float, float]
-"""The values of black and white in images of more than 8 bits; what lies beyond is black or white."""
-UNSCALED: ValueRange = (-inf, inf)
-"""Leaves values as they are where the file does not say what white is."""
-_WHITE = 65535  # of integers whose depth is not stated
 _ONE_AT_A_TIME = 16_000_000  # pixels, from which on images wait for each other
 _UNFOLDED_AT_ONCE = 1_000_000  # bytes
+_DEEP_COLOUR = (b"\x10\x02", b"\x10\x06")  # bits per sample and colour type of a PNG: 16, and RGB or RGBA
 _SOME_EXTRA_BYTES = 64  # between a JPEG's data and its end: some cameras write a few
 
 _DECODERS: tuple[tuple[re.Pattern[bytes], type[ImageFile]], ...] = (
@@ -110,14 +104,6 @@ def rgb_tensor(image: Image.Image, value_range: ValueRange | None = None) -> Ten
         return _rgb(image, value_range)
 
 
-def pixels_tensor(pixels: NDArray[np.generic], value_range: ValueRange | None = None) -> Tensor:
-    """Convert pixels (H, W), (H, W, 1) or (H, W, 3) of 8 or 16 bits or floats to RGB float32 (3, H, W) in [0, 1].
-
-    Floats are in [0, 1] already. Raises `ImageError` where they leave their range.
-    """
-    return _upright_rgb(pixels, None, value_range=value_range if pixels.dtype.kind in "iu" else None)
-
-
 @contextmanager
 def opened(path: Path, value_range: ValueRange | None = None) -> Iterator[Image.Image | Tensor]:
     """Give the image in a file: a PIL image, not decoded yet and bounded, or for plain TIFFs its tensor.
@@ -135,6 +121,13 @@ def opened(path: Path, value_range: ValueRange | None = None) -> Iterator[Image.
         if decoder is None:
             raise ImageError(f"the file is not a {FORMATS} image")
         if decoder is TiffImageFile and (pixels := _uncompressed_tiff(path, value_range)) is not None:
+            yield pixels
+            return
+        if (
+            decoder is PngImageFile
+            and start[24:26] in _DEEP_COLOUR
+            and (pixels := _deep_png(path, value_range)) is not None
+        ):
             yield pixels
             return
         with decoder(path) as image, _bounded(*image.size):
@@ -169,6 +162,29 @@ def _whole_jpeg(image: JpegImageFile, path: Path) -> Image.Image:
     whole = Image.fromarray(pixels.squeeze())
     whole.info = image.info  # its EXIF among it
     return whole
+
+
+def _deep_png(path: Path, value_range: ValueRange | None) -> Tensor | None:
+    """Read a PNG of 16-bit colour at its full depth; None leaves one with transparent pixels to Pillow.
+
+    Pillow reads the upper byte of each sample, and the lower one when it is told that it comes first.
+    """
+    halves = []
+    for order in "BL":
+        with PngImageFile(path) as image, _bounded(*image.size):
+            image.tile = [tile._replace(args=f"{image.mode};16{order}") for tile in image.tile]
+            _refuse_early_end(image, path)
+            orientation = _orientation(image)
+            halves.append(np.asarray(image).astype(np.uint16))
+            if "transparency" in image.info:
+                return None
+    pixels = halves[0] * 256 + halves[1]
+    if pixels.shape[2] == 4:
+        alpha = pixels[..., 3]
+        if alpha.max() > 0 and alpha.min() < WHITE:  # where it is 0 everywhere it is unset
+            return None
+        pixels = pixels[..., :3]
+    return upright_rgb(pixels, orientation, value_range=value_range)
 
 
 def _refuse_early_end(image: PngImageFile, path: Path) -> None:
@@ -230,17 +246,17 @@ def _rgb(image: Image.Image, value_range: ValueRange | None) -> Tensor:
         layer = image.convert("RGBA") if image.has_transparency_data else None
         if layer and layer.getchannel("A").getextrema() != (0, 0):  # an alpha that is 0 everywhere is unset
             image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
-        return _upright_rgb(np.asarray(image.convert("RGB")), orientation)
+        return upright_rgb(np.asarray(image.convert("RGB")), orientation)
     pixels = np.asarray(image)
     if inverted and image.mode.startswith("I"):  # Pillow does so for 1 and 8 bits
         pixels = top - pixels
-    return _upright_rgb(pixels, orientation, top, value_range)
+    return upright_rgb(pixels, orientation, top, value_range)
 
 
 def _stated_top(image: Image.Image) -> int:
     """The value of white in an image of deep integers: what its TIFF says, or that of 16 bits."""
     if not isinstance(image, TiffImageFile):
-        return _WHITE
+        return WHITE
     bits, stated = max(image.tag_v2.get(258) or (16,)), image.tag_v2.get(281)
     return _top(bits, max(stated) if isinstance(stated, tuple) else stated)
 
@@ -287,7 +303,7 @@ def _uncompressed_tiff(path: Path, value_range: ValueRange | None) -> Tensor | N
             top = _top(page.bitspersample, max(stated) if isinstance(stated, tuple) else stated)
             if page.photometric == 0 and pixels.dtype.kind == "u":
                 pixels = (top if pixels.dtype.itemsize < 4 else np.iinfo(pixels.dtype).max) - pixels
-            return _upright_rgb(pixels, orientation, top, value_range)
+            return upright_rgb(pixels, orientation, top, value_range)
 
 
 def _orientation(image: Image.Image) -> object:
@@ -295,56 +311,6 @@ def _orientation(image: Image.Image) -> object:
         return image.getexif().get(ExifTags.Base.Orientation)
     except Exception:  # broken EXIF says nothing, and the pixels are whole
         return None
-
-
-def upright(pixels: NDArray[np.generic], orientation: object) -> NDArray[np.generic]:
-    """Turn pixels (H, W) or (H, W, C) as an EXIF orientation says; anything but 2 to 8 leaves them."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(0, 1)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, ::-1]
-    return pixels
-
-
-def _upright_rgb(
-    pixels: NDArray[np.generic], orientation: object, top: int = _WHITE, value_range: ValueRange | None = None
-) -> Tensor:
-    """Turn pixels (H, W) or (H, W, 3) upright and scale them to float32 (3, H, W) in [0, 1].
-
-    `top` is the value of white among integers of more than 8 bits where no `value_range` is given.
-    """
-    if pixels.size == 0:
-        raise ImageError("the image has no pixels")
-    scaled = _unit_range(np.atleast_3d(upright(pixels, orientation)), top, value_range)
-    channels = scaled.permute(2, 0, 1)  # (1 or 3, H, W)
-    return channels if len(channels) == 3 else channels.repeat(3, 1, 1)
-
-
-def _unit_range(pixels: NDArray[np.generic], top: int, value_range: ValueRange | None) -> Tensor:
-    """8-, 16- and 32-bit or float pixels to float32 in [0, 1], of the same shape."""
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused below
-        values = torch.from_numpy(np.array(pixels, dtype=np.float32, order="C"))
-    if pixels.dtype == np.uint8:
-        return values.div_(255)
-    if pixels.dtype == np.int8 or pixels.dtype.kind == "c":
-        raise ImageError(f"the image holds {pixels.dtype} values; save it with unsigned integers or floats")
-    if not torch.isfinite(values).all():
-        raise ImageError("the image holds values that are not finite numbers")
-    if value_range == UNSCALED:
-        return values / top if pixels.dtype.kind in "iu" and top != _WHITE else values
-    if value_range is not None:
-        black, white = value_range
-        return values.sub_(black).div_(white - black).clamp_(0, 1)
-    if pixels.dtype.kind in "iu":
-        values /= top
-    if values.min() < 0 or values.max() > 1:
-        raise ImageError(
-            f"pixel values run from {pixels.min()} to {pixels.max()}; "
-            f"images of this kind hold 0 to {top if pixels.dtype.kind in 'iu' else 1}, unless `value_range` says else"
-        )
-    return values
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from softpatch.data.decode import pixels_tensor, rgb_tensor
+from softpatch.data.decode import rgb_tensor
 from softpatch.data.images import ImageRef
+from softpatch.data.pixels import pixels_tensor
 from softpatch.errors import InputError
 
 Frame = Image.Image | np.ndarray | Tensor

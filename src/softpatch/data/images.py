@@ -15,8 +15,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from softpatch.data.decode import ValueRange, a_large_image_at_a_time, read_image
+from softpatch.data.decode import a_large_image_at_a_time, read_image
 from softpatch.data.folder import photographs
+from softpatch.data.pixels import ValueRange
 from softpatch.errors import ImageError
 
 _Item = TypeVar("_Item")

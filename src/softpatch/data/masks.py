@@ -12,7 +12,8 @@ from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from softpatch.data.decode import opened, rgb_tensor, upright
+from softpatch.data.decode import opened, rgb_tensor
+from softpatch.data.pixels import upright
 from softpatch.errors import ImageError
 
 _FEW_LEVELS = 4

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from softpatch.config import ROI_SIDE, unpacked_roi
-from softpatch.data.decode import UNSCALED
 from softpatch.data.images import ImageRef
 from softpatch.data.masks import read_mask
+from softpatch.data.pixels import UNSCALED
 from softpatch.errors import ImageError, InputError
 
 _LARGEST_FILE = 50_000_000  # bytes of JSON

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 import torch
 
-from softpatch.data.decode import UNSCALED, ValueRange, may_be_deep
+from softpatch.data.decode import may_be_deep
 from softpatch.data.images import ImageRef
+from softpatch.data.pixels import UNSCALED, ValueRange
 from softpatch.errors import ImageError
 
 _SAMPLE = 16  # images

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softpatch.atomic import temporary_prefix
-from softpatch.data.decode import ValueRange
 from softpatch.data.images import SkippedImage
 from softpatch.data.layouts import Dataset, Sample
+from softpatch.data.pixels import ValueRange
 from softpatch.detector import Detector
 from softpatch.errors import ImageError
 from softpatch.progress import Progress, silent

@@ -10,10 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softpatch.data.decode import UNSCALED, read_image
+from softpatch.data.decode import read_image
 from softpatch.data.folder import FolderContents, PassedOver, look_into
 from softpatch.data.images import ImageRef, file_ref
 from softpatch.data.masks import match_masks, read_mask
+from softpatch.data.pixels import UNSCALED
 from softpatch.errors import ImageError, InputError
 
 GOOD = "good"
