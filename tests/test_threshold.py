@@ -22,6 +22,8 @@ def test_images_found_to_be_good_exceed_it_as_seldom_as_asked() -> None:
     assert decision_threshold(scores, 0.01) < 7
     assert decision_threshold(scores, 0.01, kept=[3, 100, 101]) == 7  # of 103 one may exceed it
     assert decision_threshold(scores, 0.01, 0.05, kept=[100, 101, 102]) == 8
+    only = torch.cat([scores, torch.tensor([torch.inf])])  # of an image without which the bank is empty
+    assert decision_threshold(only, 0.005, kept=[100, 103]) == 7
     assert decision_threshold(scores, 0.05, kept=[100, 101, 102]) == decision_threshold(scores, 0.05)
 
 

@@ -183,7 +183,7 @@ class Detector:
         given no patch.
         """
         used = self if threshold is None else self.with_threshold(threshold)
-        framing = Framing(self.settings.resize, self.settings.crop, self.settings.roi)
+        framing = Framing.of(self.settings)
         size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid
         done = 0
@@ -202,12 +202,11 @@ class Detector:
             owners = None if numbers is None else torch.tensor([numbers[ref.name] for ref in batch])
             owners = None if owners is None else owners.to(embeddings.device)
             image_scores, peaks, patch_scores = self.banks.score(embeddings, owners=owners)
-            maps = anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy()
+            maps = framing.within(anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy())
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
                 peak = framing.nearest_inside(int(peaks[i]), self.grid)
                 peak_x, peak_y = framing.patch_to_original(peak, self.grid, width, height)
-                anomaly_map = framing.within(maps[i])
                 yield Prediction(
                     path=ref.name,
                     image_score=float(image_scores[i]),
@@ -217,9 +216,9 @@ class Detector:
                     peak_y=peak_y,
                     width=width,
                     height=height,
-                    anomaly_map=anomaly_map,
+                    anomaly_map=maps[i],
                     map_threshold=used.map_threshold,
-                    is_unlike_training=is_unlike_training(anomaly_map, self.map_threshold, framing.inside),
+                    is_unlike_training=is_unlike_training(maps[i], self.map_threshold, framing.inside),
                     framing=framing,
                 )
             done += len(batch)
@@ -254,7 +253,7 @@ def _banks(
 
 
 def _check_roi(settings: Settings) -> None:
-    inside = Framing(settings.resize, settings.crop, settings.roi).inside
+    inside = Framing.of(settings).inside
     if inside is not None and inside.sum() < _FEWEST_PIXELS:
         raise InputError(
             f"the region of interest leaves {inside.sum()} of the {inside.size:,} pixels that are looked at, fewer "
@@ -291,14 +290,13 @@ def left_out_scores(
     `embeddings` are theirs, (n, P, D), and `numbers` (n,) say which training images they are.
     """
     image_scores, map_peaks = [], []
-    inside = Framing(settings.resize, settings.crop, settings.roi).inside
+    framing = Framing.of(settings)
     device = banks.classification.patches.device
     for start in range(0, len(numbers), 8):
         part = slice(start, start + 8)
         scores, _, patch_scores = banks.score(embeddings[part].to(device), owners=numbers[part].to(device))
         maps = anomaly_maps(patch_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
         image_scores.append(scores.cpu())
-        seen = maps if inside is None else maps[:, torch.from_numpy(inside).to(maps.device)]
-        map_peaks.append(seen.flatten(1).amax(dim=1).cpu())
+        map_peaks.append(torch.from_numpy(framing.within(maps.cpu().numpy()).max(axis=(1, 2))))
         progress("calibration", min(start + 8, len(numbers)), len(numbers))
     return LeftOutScores(torch.cat(image_scores), torch.cat(map_peaks))

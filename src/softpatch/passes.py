@@ -161,7 +161,7 @@ def _read(
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
 ) -> Iterator[tuple[list[ImageRef], list[tuple[int, int]], Tensor]]:
-    framing = Framing(settings.resize, settings.crop, settings.roi)
+    framing = Framing.of(settings)
     refs = in_range(refs, settings.value_range)
     return read_in_batches(refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip)
 

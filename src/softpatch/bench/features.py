@@ -41,7 +41,7 @@ class Features:
         order = list(missing)
         for _, _, images in read_in_batches(
             list(missing.values()),
-            Framing(self.settings.resize, self.settings.crop).apply,
+            Framing.of(self.settings).apply,
             batch_size=self.runtime.batch_size,
             workers=self.runtime.workers,
         ):

@@ -157,7 +157,7 @@ def run_group(
     try:
         dataset = open_dataset(root / first.data, layout=first.layout, category=first.category)
         features = _features(first, root, settings, runtime, progress)
-        truth = _Truth(Framing(settings.resize, settings.crop))
+        truth = _Truth(Framing.of(settings))
     except Exception as error:
         yield from (_row(task, {"error": _sentence(error)}) for task in tasks)
         return
@@ -261,7 +261,7 @@ def _keep(task: Task, folder: Path, split: ContaminatedSplit, outcome: Outcome) 
     """Keep some maps of a task in a file, and say which, seen from the rows."""
     settings = task.detector_settings()
     name = f"{sha256(task_key(task).encode()).hexdigest()[:16]}.safetensors"
-    keep_maps(folder / name, split.test, outcome.maps, Framing(settings.resize, settings.crop))
+    keep_maps(folder / name, split.test, outcome.maps, Framing.of(settings))
     return f"{folder.name}/{name}"
 
 

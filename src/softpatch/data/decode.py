@@ -63,24 +63,25 @@ _turn = threading.local()
 
 def is_picture(path: Path) -> bool:
     """Whether a file begins as a picture of a format that is read does. False where it cannot be opened."""
-    try:
-        with path.open("rb") as file:
-            return _decoder(file.read(32), "") is not None
-    except OSError:
-        return False
+    return _decoder(_beginning(path), "") is not None
 
 
 def may_be_deep(path: Path) -> bool:
     """Whether an image file may hold more than 8 bits, by its first bytes. False where it cannot be opened."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(32)
-    except OSError:
-        return False
+    start = _beginning(path)
     decoder = _decoder(start, "")
     if decoder is PngImageFile:
         return start[24:25] == b"\x10"
     return decoder in (TiffImageFile, Jpeg2KImageFile, PpmImageFile)
+
+
+def _beginning(path: Path) -> bytes:
+    """The first bytes of a file, which tell its format; none where it cannot be opened."""
+    try:
+        with path.open("rb") as file:
+            return file.read(32)
+    except OSError:
+        return b""
 
 
 def read_image(path: Path, value_range: ValueRange | None = None) -> Tensor:
@@ -106,9 +107,9 @@ def rgb_tensor(image: Image.Image, value_range: ValueRange | None = None) -> Ten
 
 @contextmanager
 def opened(path: Path, value_range: ValueRange | None = None) -> Iterator[Image.Image | Tensor]:
-    """Give the image in a file: a PIL image, not decoded yet and bounded, or for plain TIFFs its tensor.
+    """Give the image in a file: a PIL image, not decoded yet and bounded, or its tensor.
 
-    Whatever goes wrong in the block is an `ImageError`.
+    The latter is given for plain TIFFs and PNGs of 16-bit colour. Whatever goes wrong in the block is an `ImageError`.
     """
     with _image_errors():
         if path.exists() and not path.is_file():
@@ -172,12 +173,12 @@ def _deep_png(path: Path, value_range: ValueRange | None) -> Tensor | None:
     halves = []
     for order in "BL":
         with PngImageFile(path) as image, _bounded(*image.size):
+            if "transparency" in image.info:
+                return None
             image.tile = [tile._replace(args=f"{image.mode};16{order}") for tile in image.tile]
             _refuse_early_end(image, path)
             orientation = _orientation(image)
             halves.append(np.asarray(image).astype(np.uint16))
-            if "transparency" in image.info:
-                return None
     pixels = halves[0] * 256 + halves[1]
     if pixels.shape[2] == 4:
         alpha = pixels[..., 3]

@@ -1,7 +1,7 @@
 """What of an image the network sees, and where its pixels lie in the original."""
 
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
+from softpatch.config import Settings
 from softpatch.data.roi import roi_mask
 from softpatch.errors import InputError
 
@@ -35,6 +36,11 @@ class Framing:
             raise InputError(
                 f"`resize` {self.resize} and `crop` {self.crop} do not go together; crop is 32 to resize pixels"
             )
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Framing":
+        """The framing that a detector's settings ask for."""
+        return cls(settings.resize, settings.crop, settings.roi)
 
     @cached_property
     def inside(self) -> NDArray[np.bool_] | None:
@@ -72,9 +78,9 @@ class Framing:
         mask = self._crop(mask)
         return mask if self.inside is None else mask & torch.from_numpy(self.inside)
 
-    def within(self, anomaly_map: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A map (crop, crop) with 0 outside the region of interest."""
-        return anomaly_map if self.inside is None else np.where(self.inside, anomaly_map, np.float32(0))
+    def within(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Anomaly maps (N, crop, crop) with 0 outside the region of interest."""
+        return maps if self.inside is None else np.where(self.inside, maps, np.float32(0))
 
     def nearest_inside(self, position: int, grid: tuple[int, int]) -> int:
         """The position in a patch grid (H, W) nearest to the given one whose patch shows the region of interest."""
@@ -165,7 +171,7 @@ class Framing:
         return image[..., start:stop, start:stop]
 
 
-@cache
+@lru_cache(8)
 def _nearest_cells(roi: str, resize: int, crop: int, grid: tuple[int, int]) -> NDArray[np.intp]:
     """Of each cell of a grid (H, W) the nearest that shows some of the region of interest: its row and column."""
     from scipy.ndimage import distance_transform_edt  # a third of a second's import

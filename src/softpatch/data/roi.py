@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from softpatch.config import ROI_SIDE, unpacked_roi
+from softpatch.data.decode import MAX_PIXELS
 from softpatch.data.images import ImageRef
 from softpatch.data.masks import read_mask
 from softpatch.data.pixels import UNSCALED
@@ -95,11 +96,11 @@ def _drawn(path: Path) -> NDArray[np.bool_]:
     """What the polygons in a JSON file hold: bool (height, width)."""
     try:
         if path.stat().st_size > _LARGEST_FILE:
-            raise InputError(f"the region of interest {path} has more than {_LARGEST_FILE:,} bytes; draw it simpler")
+            raise ValueError(f"it has more than {_LARGEST_FILE:,} bytes")
         content = json.loads(path.read_text(encoding="utf-8-sig"))
         size, polygons = _of_labelme(content) if "shapes" in content else _of_coco(content)
         width, height = (int(side) for side in size)
-        if not 0 < width * height <= 100_000_000:
+        if not 0 < width * height <= MAX_PIXELS:
             raise ValueError(f"its image has {width} x {height} pixels")
         canvas = Image.new("1", (width, height))
         draw = ImageDraw.Draw(canvas)

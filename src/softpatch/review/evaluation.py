@@ -79,7 +79,7 @@ def evaluate(
     if not samples:
         raise InputError("there are no test images to evaluate on; give a dataset with a test split")
     by_name = {sample.ref.name: sample for sample in samples}
-    framing = Framing(detector.settings.resize, detector.settings.crop, detector.settings.roi)
+    framing = Framing.of(detector.settings)
     labels, scores, kinds = [], [], []
     pixels = PixelScores()
     masks: Counter[str] = Counter()

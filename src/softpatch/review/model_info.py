@@ -9,8 +9,7 @@ from softpatch.config import nearest_preset
 from softpatch.memory.estimate import Contamination
 from softpatch.stored_model import StoredBank, StoredModel, read_model
 
-_OF_NAMES = ("layers", "discriminators")
-"""Settings that are several names."""
+_SHOWN_ELSEWHERE = ("roi", "value_range")
 
 
 def model_info(path: Path) -> dict[str, Any]:
@@ -98,9 +97,8 @@ def _names(count: int | None, folder: str | None) -> str:
 
 
 def _changed(settings: dict[str, Any]) -> str:
-    values = {name: "+".join(value) if name in _OF_NAMES else value for name, value in settings.items()}
-    for shown in ("value_range", "roi"):  # elsewhere
-        values.pop(shown, None)
-    if not values:
+    settings = {name: value for name, value in settings.items() if name not in _SHOWN_ELSEWHERE}
+    if not settings:
         return ", unchanged"
+    values = {name: "+".join(value) if isinstance(value, tuple) else value for name, value in settings.items()}
     return ", with " + ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

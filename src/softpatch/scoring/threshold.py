@@ -77,10 +77,11 @@ def decision_threshold(
 
     Of those that a person found to be good, the places `kept`, no more exceed it than `false_alarm_rate` allows of n.
     """
-    known_good = left_out_scores[list(kept)].double().sort(descending=True).values
+    # the only giver of a bank has nothing to be scored against
+    finite, known_good = (each[each.isfinite()] for each in (left_out_scores, left_out_scores[list(kept)]))
+    known_good = known_good.sort(descending=True).values
     allowed = int(false_alarm_rate * len(left_out_scores) + 1e-9)
     lowest = float(known_good[allowed]) if len(known_good) > allowed else 0.0
-    finite = left_out_scores[left_out_scores.isfinite()]  # the only giver of a bank has nothing to be scored against
     logs = finite.double().clamp_min(SMALLEST).log().sort().values
     if contamination is not None:
         middle, *above = logs.quantile(logs.new_tensor([0.5, *_READ_OFF]) * (1 - contamination))
