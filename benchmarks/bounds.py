@@ -41,7 +41,7 @@ def as_it_is(detector: PatchDetector, test: Tensor) -> Scores:
 def embed_singly(refs: Sequence[ImageRef], backbone: Backbone, settings: Settings) -> Tensor:
     """Patch embeddings (N, P, D) float32 of a backbone of one layer."""
     found = []
-    for _, _, images in read_in_batches(refs, Framing(settings.resize, settings.crop).apply, batch_size=16, workers=2):
+    for _, _, images in read_in_batches(refs, Framing.of(settings).apply, batch_size=16, workers=2):
         (maps,) = backbone.feature_maps(images)
         smooth = F.avg_pool2d(maps, 3, stride=1, padding=1, count_include_pad=False)
         found.append(smooth.flatten(2).mT * sqrt(settings.embedding_dim / maps.shape[1]))

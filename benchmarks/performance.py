@@ -89,7 +89,7 @@ def once(work: Callable[[], object]) -> float:
 def embed_as_roth(refs: list[ImageRef], backbone: Backbone) -> Tensor:
     """Embeddings (N, P, 1024) float16 as patchcore-inspection makes them: 3 x 3 patches averaged down."""
     found = []
-    for _, _, images in read_in_batches(refs, Framing(256, 224).apply, batch_size=16, workers=THREADS):
+    for _, _, images in read_in_batches(refs, Framing.square(256, 224).apply, batch_size=16, workers=THREADS):
         maps = backbone.feature_maps(images)
         layers = []
         for layer in maps:
@@ -237,7 +237,7 @@ def whole_rows(refs: list[ImageRef], test: list[ImageRef], anomalib: dict[str, f
     plain = _import_timm().create_model("wide_resnet50_2", features_only=True, out_indices=(2, 3)).eval()
 
     def brute() -> None:
-        for _, _, images in read_in_batches(test, Framing(256, 224).apply, batch_size=16, workers=THREADS):
+        for _, _, images in read_in_batches(test, Framing.square(256, 224).apply, batch_size=16, workers=THREADS):
             with torch.inference_mode():
                 patches = patch_embeddings(plain(images.contiguous()), 1024).float()
             for image in patches:

@@ -162,7 +162,7 @@ def prepare(path: Path, backbone_name: str, weights: str, seed: int, cache: Path
         print(f"{name}: {start + len(distances[start : start + 16])} of {len(seen)} images", flush=True)
     distances.flush()
     np.save(cache / f"{name}-embeddings.npy", embeddings.numpy())
-    framing = Framing(settings.resize, settings.crop)
+    framing = Framing.of(settings)
     masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
     has_masks = all(sample.is_mask_known for sample in dataset.test if sample.is_anomalous)
     np.savez(
@@ -212,7 +212,8 @@ def measure(case: Case, image_scores: Tensor, patch_scores: Tensor) -> dict[str,
     pixel = None
     if case.masks is not None:
         side = int(patch_scores.shape[1] ** 0.5)
-        maps = anomaly_maps(patch_scores.view(-1, side, side), 224, 4.0)[:, EVERY // 2 :: EVERY, EVERY // 2 :: EVERY]
+        maps = anomaly_maps(patch_scores.view(-1, side, side), (224, 224), 4.0)
+        maps = maps[:, EVERY // 2 :: EVERY, EVERY // 2 :: EVERY]
         pixel = round(float(roc_auc_score(case.masks.ravel(), maps.flatten().numpy())), 5)
     return {"image_auroc": round(float(roc_auc_score(case.truth, image_scores.numpy())), 5), "pixel_auroc": pixel}
 

@@ -94,7 +94,7 @@ def seconds_per_frame(model: Path, images: Path, rounds: int) -> float:
     """The median time of `predict` for one frame after another, once compiled code is loaded."""
     detector = SoftPatch.load(model)
     refs = choose_images(images, "train").refs[:20]
-    frames = [Framing(256, 256).apply(ref.read()).mul(255).byte().permute(1, 2, 0).numpy() for ref in refs]
+    frames = [Framing.square(256, 256).apply(ref.read()).mul(255).byte().permute(1, 2, 0).numpy() for ref in refs]
     taken = []
     for turn in range(rounds + 1):
         for frame in frames:

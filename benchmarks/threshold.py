@@ -52,7 +52,7 @@ def main() -> None:
                 training = torch.cat([good[rng.permutation(len(good))[:count]], test[added]])
                 detector = PatchDetector.fit(training, replace(settings, seed=seed))
                 numbers = calibration_images(len(training))
-                scores = left_out_scores(detector, training[numbers], numbers, (28, 28), settings).image_scores
+                scores = left_out_scores(detector, [training[numbers]], numbers, (28, 28), settings).image_scores
                 threshold = decision_threshold(scores, arguments.rate)
                 left = np.setdiff1d(np.arange(len(truth)), added)
                 called = (detector.score(test[left])[0] > threshold).numpy()

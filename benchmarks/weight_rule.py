@@ -43,7 +43,7 @@ RULES = {"patchcore": ("none",), "softpatch": ("clipped",), "softpatch+": ("clip
 
 
 def embed(refs, backbone: Backbone, settings: Settings) -> Tensor:
-    framing = Framing(settings.resize, settings.crop)
+    framing = Framing.of(settings)
     batches = read_in_batches(refs, framing.apply, batch_size=16, workers=2)
     return torch.cat(
         [patch_embeddings(backbone.feature_maps(batch), settings.embedding_dim).clone() for _, _, batch in batches]
@@ -54,7 +54,7 @@ def prepare(
     dataset: Dataset, backbone: Backbone, settings: Settings
 ) -> tuple[Tensor, Tensor, np.ndarray, list[np.ndarray]]:
     """Embeddings (N, P, D) of the training and the test images, and the labels and masks of these."""
-    framing = Framing(settings.resize, settings.crop)
+    framing = Framing.of(settings)
     truth = np.array([sample.is_anomalous for sample in dataset.test])
     masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in dataset.test]
     clean, test = (embed([sample.ref for sample in part], backbone, settings) for part in (dataset.train, dataset.test))
@@ -72,7 +72,7 @@ def contaminated(
 
 def measure(image_scores: Tensor, map_scores: Tensor, truth: np.ndarray, masks: list[np.ndarray]) -> dict[str, float]:
     side = int(map_scores.shape[1] ** 0.5)
-    maps = anomaly_maps(map_scores.view(-1, side, side), 224, 4.0).numpy()
+    maps = anomaly_maps(map_scores.view(-1, side, side), (224, 224), 4.0).numpy()
     return {
         "image_auroc": round(float(roc_auc_score(truth, image_scores.numpy())), 5),
         "pixel_auroc": round(float(roc_auc_score(np.stack(masks).ravel(), maps.ravel())), 5),

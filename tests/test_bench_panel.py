@@ -22,7 +22,7 @@ def test_the_typical_image_of_each_kind_is_kept(plate_folder: Path, tmp_path: Pa
     samples = open_dataset(plate_folder).test
     maps = [np.full((64, 64), number, np.float32) for number in range(len(samples))]
     maps[-1][:32] = 100
-    keep_maps(tmp_path / "kept.safetensors", samples, maps, Framing(64, 64))
+    keep_maps(tmp_path / "kept.safetensors", samples, maps, Framing.square(64, 64))
     kept = read_maps(tmp_path / "kept.safetensors")
     sizes = {n: int(sample.read_mask().sum()) for n, sample in enumerate(samples) if sample.is_anomalous}
     chosen = sorted(sizes, key=lambda number: (sizes[number], number))[1]  # of four, the lower middle

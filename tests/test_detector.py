@@ -17,7 +17,7 @@ from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
 from softpatch.features.backbone import torch_device
 from softpatch.patch_detector import PatchDetector
-from softpatch.symmetry import GROUPS
+from softpatch.symmetry import GROUPS, turned_positions
 
 SMALL = {"projected_dim": 8, "coreset_ratio": 0.25}
 
@@ -297,7 +297,7 @@ def test_copies_are_trusted_as_what_they_show() -> None:
     images[20, 0, 0] += 20  # a defect in a corner
     embeddings = torch.stack([torch.rot90(images, turns, (1, 2)) for turns, _ in group], dim=1)  # (24, 4, 4, 4, 6)
     chosen = settings("softpatch+", coreset_ratio=0.5, segmentation_discard_fraction=None)
-    detector = PatchDetector.fit(embeddings.view(96, 16, 6).half(), chosen, symmetries=group)
+    detector = PatchDetector.fit(embeddings.view(96, 16, 6).half(), chosen, places=turned_positions(group, (4, 4)))
     bank = detector.classification
     assert len(bank.patches) == 24 * 16 / 2  # as large as without copies
     assert set(bank.owners.tolist()) == set(range(24))

@@ -107,5 +107,7 @@ def test_images_too_large_are_told_of_before_the_network_sees_one(
     estimator = tiny_softpatch(
         backbone=backbone, weights="random", resize=crop, crop=crop, batch_size=batch_size, workers=1
     )
-    with pytest.raises(InputError, match=rf"{crop} px squares, {batch_size} at a time, takes about {gigabytes}\.\d GB"):
+    with pytest.raises(
+        InputError, match=rf"images of {crop} x {crop} pixels, {batch_size} at a time, takes about {gigabytes}\.\d GB"
+    ):
         estimator.fit(good_images)

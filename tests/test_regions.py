@@ -38,7 +38,7 @@ def prediction(anomaly_map: np.ndarray, peak: tuple[int, int], score: float) -> 
         anomaly_map=anomaly_map,
         map_threshold=1.0,
         is_unlike_training=False,
-        framing=Framing(56, 56),
+        framing=Framing.square(56, 56),
     )
 
 
@@ -84,7 +84,7 @@ def test_only_an_anomalous_image_has_a_mask_and_a_box() -> None:
 
 def test_a_mask_survives_being_made_small() -> None:
     flat = np.full((56, 56), 0.5, np.float32)
-    tiny = Prediction("a.png", 2.0, 1.0, 0.9, 1.0, 1.0, 3, 3, flat, 1.0, False, Framing(56, 56))
+    tiny = Prediction("a.png", 2.0, 1.0, 0.9, 1.0, 1.0, 3, 3, flat, 1.0, False, Framing.square(56, 56))
     assert tiny.mask_at_original_size().any()
     assert tiny.box == (1, 1, 2, 2)
 
@@ -181,7 +181,9 @@ sides = st.one_of(st.integers(1, 90), st.sampled_from([1, 2, 3, 32, 64, 400]))
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.data(), sides, sides, st.sampled_from([Framing(32, 32), Framing(40, 32), Framing(320, 32)]))
+@given(
+    st.data(), sides, sides, st.sampled_from([Framing.square(32, 32), Framing.square(40, 32), Framing.square(320, 32)])
+)
 def test_regions_agree_with_mask_and_box(data: st.DataObject, width: int, height: int, framing: Framing) -> None:
     seed, level = data.draw(st.integers(0, 999)), data.draw(st.sampled_from([0.0, 0.3, 0.5, 0.9, 2.0]))
     coarse = torch.from_numpy(np.random.default_rng(seed).random((1, 1, 9, 9), dtype=np.float32))
@@ -227,7 +229,12 @@ def test_regions_by_hand() -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(arrays(bool, (32, 32)), sides, sides, st.sampled_from([Framing(32, 32), Framing(40, 32), Framing(320, 32)]))
+@given(
+    arrays(bool, (32, 32)),
+    sides,
+    sides,
+    st.sampled_from([Framing.square(32, 32), Framing.square(40, 32), Framing.square(320, 32)]),
+)
 def test_a_mask_is_brought_to_the_original_as_maps_are(mask: np.ndarray, width: int, height: int, framing: Framing):
     values = framing.map_to_original(mask.astype(np.float32), width, height)
     found = framing.mask_to_original(mask, width, height)

@@ -124,7 +124,7 @@ def test_text_that_holds_no_region(text: str) -> None:
 
 
 def test_what_lies_beyond_is_painted_grey_and_no_defect() -> None:
-    framing = Framing(64, 32, packed_roi(LEFT))
+    framing = Framing.square(64, 32, packed_roi(LEFT))
     image = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
     framed = framing.apply(image)
     assert torch.equal(framed[:, :, :16], image[:, 16:48, 16:32])
@@ -135,7 +135,7 @@ def test_what_lies_beyond_is_painted_grey_and_no_defect() -> None:
     assert np.isfinite(whole).sum() == 64 * 32  # rows and columns of the crop's left half
     assert framing.nearest_inside(3, (4, 4)) == 1
     assert framing.nearest_inside(4, (4, 4)) == 4
-    assert Framing(64, 32).nearest_inside(3, (4, 4)) == 3
+    assert Framing.square(64, 32).nearest_inside(3, (4, 4)) == 3
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from softpatch.passes import Seen, digested_embeddings, first_pass, full_embeddi
 from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress, silent
 from softpatch.scoring.threshold import LeftOutScores
-from softpatch.symmetry import turned_positions
 from softpatch.training_record import TrainingRecord, training_record, with_images
 
 
@@ -85,7 +84,7 @@ def _grown(detector: Detector, seen: Seen, trusted: Tensor, *, progress: Progres
     """The banks with what they lack of the images `seen`, of which some are `trusted`, bool (n,)."""
     settings, device = detector.settings, seen.projected.device
     banks = detector.banks.to(device)
-    places = turned_positions(seen.symmetries, seen.projected.shape[1]).to(device)
+    places = seen.places.to(device)
 
     def described(bank: MemoryBank) -> Tensor:
         return project(bank.patches, settings.projected_dim, settings.seed)
@@ -243,7 +242,7 @@ def _with_scores_anew(detector: Detector, given: Sequence[ImageRef], *, progress
             continue
         places = [place_of[digests[number]] for number in shown]
         numbers = torch.tensor([record.calibrated[place] for place in places], dtype=torch.int64)
-        found = left_out_scores(detector.banks, embeddings[shown], numbers, detector.grid, detector.settings)
+        found = left_out_scores(detector.banks, [embeddings[shown]], numbers, detector.grid, detector.settings)
         scores[places], peaks[places] = found.image_scores, found.map_peaks
         done.update(places)
         progress("calibration", len(done), len(place_of))

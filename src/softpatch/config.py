@@ -31,6 +31,13 @@ PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")
 """Ways to contaminate training images; see `softpatch.data.contamination`."""
 LARGEST = 6e4
 """What a sound feature stays below: embeddings are kept in half precision."""
+AUTO = "auto"
+"""What `Settings.tile` may be at fit, which then chooses."""
+AUTO_TILE = 512
+"""The tile that it chooses, in pixels, unless an image is smaller."""
+SMALLEST_TILE = 64
+SEEN_SIDE = 16
+"""Pixels that the smallest defect is to be seen with."""
 ROI_SIDE = 256
 """Of the bitmap that `Settings.roi` holds, in pixels."""
 LARGEST_VALUE = 1e30
@@ -47,6 +54,10 @@ class Settings:
 
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
+        tile, tile_overlap: or images are looked at whole and at their own size, in tiles of tile x tile pixels, of
+        which neighbours share about `tile_overlap`; "auto" is 512, or less for small images. smallest_defect: the side,
+        in pixels of the original, of the smallest defect that has to be found: images are made smaller as far as 16
+        pixels are left of it. size: the (width, height) that images are brought to then, None for what a fit finds.
         roi: what of an image is looked at, as `softpatch.data.roi` makes it of a mask, None for all; what lies beyond
         is painted grey.
         value_range: the values of black and white in images of more than 8 bits; None has a fit look at the values
@@ -80,6 +91,10 @@ class Settings:
 
     resize: int = 256
     crop: int = 224
+    tile: int | str | None = None
+    tile_overlap: int = 64
+    smallest_defect: float | None = None
+    size: tuple[int, ...] | None = None
     roi: str | None = None
     value_range: tuple[float, float] | None = None
     symmetries: str = "none"
@@ -113,6 +128,7 @@ class Settings:
         one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("resize", self.resize, 32, 16384)
         _within("crop", self.crop, 32, self.resize)
+        _check_tiles(self)
         if self.roi is not None:
             unpacked_roi(self.roi)
         if self.value_range is not None:
@@ -134,6 +150,11 @@ class Settings:
             raise InputError(f"`seed` is {self.seed}; it is a whole number from 0 to 2**63 - 1")
         if not self.discriminators and (self.discard_fraction or self.segmentation_discard_fraction):
             raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
+
+    @property
+    def network_side(self) -> int:
+        """Of the squares that the network is given, in pixels."""
+        return self.tile if isinstance(self.tile, int) else self.crop
 
     @property
     def fewest_images(self) -> int:
@@ -245,6 +266,27 @@ def resolve_weights(weights: str | Path) -> str:
     if not isinstance(weights, (str, Path)) or not str(weights):
         raise InputError(f"`weights` is {weights!r}; it must be 'pretrained', 'random' or the path of a file")
     return weights if weights in (PRETRAINED, RANDOM) else str(Path(weights).absolute())
+
+
+def _check_tiles(settings: Settings) -> None:
+    tile, overlap = settings.tile, settings.tile_overlap
+    if tile is None:
+        for name in ("smallest_defect", "size"):
+            if getattr(settings, name) is not None:
+                raise InputError(f"`{name}` is {getattr(settings, name)}, which is for tiles; give `tile` too, or auto")
+        return
+    if isinstance(tile, str) and tile != AUTO:
+        raise InputError(f"`tile` is {tile!r}; it is a number of pixels, or auto")
+    if isinstance(tile, int):
+        _within("tile", tile, SMALLEST_TILE, 4096)
+    _within("tile_overlap", overlap, 0, (tile if isinstance(tile, int) else AUTO_TILE) // 2)
+    if settings.smallest_defect is not None:
+        _within("smallest_defect", settings.smallest_defect, 1, 16384)
+    if settings.size is not None:
+        if len(settings.size) != 2:
+            raise InputError(f"`size` is {settings.size}; it is a width and a height in pixels")
+        for side in settings.size:
+            _within("size", side, tile if isinstance(tile, int) else SMALLEST_TILE, 65500)
 
 
 def unpacked_roi(roi: str) -> bytes:

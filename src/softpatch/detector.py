@@ -8,28 +8,32 @@ Predict: images -> feature maps -> patch embeddings -> neighbour distances -> pa
 they exist.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings, check_threshold
 from softpatch.data.decisions import NO_DECISIONS, Decision, answers_of
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, in_range, read_in_batches
+from softpatch.data.images import ImageRef, SkippedImage
+from softpatch.data.tiled_size import find_image_size, in_whole_patches, with_tiles
 from softpatch.data.value_range import find_value_range
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone, load_backbone, torch_device
-from softpatch.features.embedding import patch_embeddings
+from softpatch.features.tiles import image_embeddings, size_unit
 from softpatch.memory.discriminators import check_discriminators
 from softpatch.memory.estimate import Contamination
+from softpatch.memory.evidence import USUAL_GRID
 from softpatch.memory.groups import image_groups
 from softpatch.memory_budget import check_image_memory
-from softpatch.passes import Seen, embeddings_of_images, first_pass, full_embeddings
+from softpatch.passes import Seen, embeddings_of_images, first_pass, full_embeddings, read_framed
 from softpatch.patch_detector import PatchDetector, calibration_images, choose_banks, need_images
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
@@ -86,9 +90,10 @@ class Detector:
         `on_note`, in a sentence. Raises `InputError` where fewer images can be used than the discriminators need.
         """
         check_discriminators(settings.noise_names)
-        _check_roi(settings)
         need_images(len(refs), settings)
         device = torch_device(runtime.device)
+        if settings.tile is not None and settings.size is None:
+            settings = with_tiles(settings, find_image_size(refs))
         check_image_memory(settings, runtime, device)
         if settings.value_range is None and (found := find_value_range(refs)) is not None:
             settings = replace(settings, value_range=found)
@@ -98,12 +103,15 @@ class Detector:
             settings.backbone,
             layers=settings.layers,
             weights=settings.weights,
-            image_size=settings.crop,
+            image_size=settings.network_side,
             device=device,
             offline=runtime.offline,
             seed=settings.seed,
             progress=progress,
         )
+        if settings.tile is not None:
+            settings = in_whole_patches(settings, size_unit(backbone))
+        _check_roi(settings)
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
@@ -116,12 +124,12 @@ class Detector:
             if on_note and len(groups) > 1:
                 on_note(_note_on_groups([[seen.refs[rejected + n].name for n in group] for group in groups]))
             numbers = calibration_images(count)
-            banks, contamination, embeddings = _banks(seen, answers, numbers, backbone, settings, runtime, progress)
-        left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
-        if rejected:
-            bad = embeddings_of_images(seen.refs[:rejected], backbone, settings, runtime)
-            banks = banks.with_known_bad(bad, float(left_out.image_scores.median()))
-            left_out = left_out_scores(banks, embeddings, numbers, seen.grid, settings, progress=progress)
+            banks, contamination, some = _banks(seen, answers, numbers, backbone, settings, runtime, progress)
+            left_out = left_out_scores(banks, some(), numbers, seen.grid, settings, progress=progress)
+            if rejected:
+                bad = embeddings_of_images(seen.refs[:rejected], backbone, settings, runtime)
+                banks = banks.with_known_bad(bad, float(left_out.image_scores.median()))
+                left_out = left_out_scores(banks, some(), numbers, seen.grid, settings, progress=progress)
         record = training_record(
             seen.refs[rejected:],
             seen.digests[rejected:],
@@ -184,25 +192,17 @@ class Detector:
         """
         used = self if threshold is None else self.with_threshold(threshold)
         framing = Framing.of(self.settings)
-        size, sigma = self.settings.crop, self.settings.smoothing_sigma
         rows, columns = self.grid
         done = 0
-        batches = read_in_batches(
-            in_range(refs, self.settings.value_range),
-            framing.apply,
-            batch_size=self.runtime.batch_size,
-            workers=self.runtime.workers,
-            on_skip=on_skip,
-        )
+        batches = read_framed(refs, self.settings, self.runtime, on_skip)
         embedded = (
-            (batch, sizes, patch_embeddings(self.backbone.feature_maps(images), self.settings.embedding_dim))
-            for batch, sizes, images in batches
+            (batch, sizes, image_embeddings(images, self.backbone, self.settings)) for batch, sizes, images in batches
         )
         for batch, sizes, embeddings in one_ahead(embedded):
             owners = None if numbers is None else torch.tensor([numbers[ref.name] for ref in batch])
             owners = None if owners is None else owners.to(embeddings.device)
             image_scores, peaks, patch_scores = self.banks.score(embeddings, owners=owners)
-            maps = framing.within(anomaly_maps(patch_scores.view(-1, rows, columns), size, sigma).cpu().numpy())
+            maps = _maps(patch_scores.view(-1, rows, columns), framing, self.settings)
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
                 peak = framing.nearest_inside(int(peaks[i]), self.grid)
@@ -233,23 +233,35 @@ def _banks(
     settings: Settings,
     runtime: Runtime,
     progress: Progress,
-) -> tuple[PatchDetector, Contamination | None, Tensor]:
-    """The banks, how contaminated the images look, and embeddings (n, P, D) of some of them by their `numbers` (n,).
+) -> tuple[PatchDetector, Contamination | None, Callable[[], Iterable[Tensor]]]:
+    """The banks, how contaminated the images look, and what gives embeddings of some by `numbers` (n,).
 
     `answers` are as `choose_banks` takes them, and numbers count images without those that were rejected.
     """
     copies, positions, rejected = len(seen.symmetries), seen.projected.shape[1], sum(answers.values())
-    learned = choose_banks(seen.projected, settings, symmetries=seen.symmetries, answers=answers, progress=progress)
-    some = (numbers[:, None] * copies * positions + torch.arange(positions)).flatten().to(seen.projected.device)
-    needed = torch.unique(torch.cat([some, learned.for_image.indices, learned.for_map.indices]))
+    learned = choose_banks(seen.projected, settings, places=seen.places, answers=answers, progress=progress)
+    chosen, device = torch.cat([learned.for_image.indices, learned.for_map.indices]), seen.projected.device
+    some = (numbers[:, None] * copies * positions + torch.arange(positions)).to(device)
+    needed = torch.unique(chosen if seen.is_whole else torch.cat([some.flatten(), chosen]))
     first = rejected * copies * positions
     patches = full_embeddings(seen, needed + first, backbone, settings, runtime, progress=progress)
 
     def embeddings_of(indices: Tensor) -> Tensor:
         return patches[torch.searchsorted(needed, indices)]
 
-    banks = PatchDetector.of(learned, embeddings_of).to(backbone.device)
-    return banks, learned.contamination, embeddings_of(some).view(len(numbers), positions, -1)
+    def embeddings_of_some() -> Iterable[Tensor]:
+        at_once = max(1, 8 * USUAL_GRID // positions)
+        if seen.is_whole:  # they may lie on disk
+            return (seen.projected[(rejected + part) * copies] for part in torch.split(numbers, at_once))
+        return (embeddings_of(part.flatten()).view(len(part), positions, -1) for part in torch.split(some, at_once))
+
+    return PatchDetector.of(learned, embeddings_of).to(backbone.device), learned.contamination, embeddings_of_some
+
+
+def _maps(patch_scores: Tensor, framing: Framing, settings: Settings) -> NDArray[np.float32]:
+    """The anomaly maps of patch scores (B, H, W), 0 outside the region of interest."""
+    maps = anomaly_maps(patch_scores, framing.map_shape, settings.smoothing_sigma / framing.step)
+    return framing.within(maps.cpu().numpy())
 
 
 def _check_roi(settings: Settings) -> None:
@@ -278,7 +290,7 @@ def _note_on_groups(groups: Sequence[Sequence[str]]) -> str:
 
 def left_out_scores(
     banks: PatchDetector,
-    embeddings: Tensor,
+    embeddings: Iterable[Tensor],
     numbers: Tensor,
     grid: tuple[int, int],
     settings: Settings,
@@ -287,16 +299,17 @@ def left_out_scores(
 ) -> LeftOutScores:
     """Image scores and map maxima of training images, each scored without the patches it gave itself.
 
-    `embeddings` are theirs, (n, P, D), and `numbers` (n,) say which training images they are.
+    `embeddings` are theirs, in parts (m, P, D), and `numbers` (n,) say which training images they are.
     """
-    image_scores, map_peaks = [], []
+    image_scores, map_peaks, done = [], [], 0
     framing = Framing.of(settings)
     device = banks.classification.patches.device
-    for start in range(0, len(numbers), 8):
-        part = slice(start, start + 8)
-        scores, _, patch_scores = banks.score(embeddings[part].to(device), owners=numbers[part].to(device))
-        maps = anomaly_maps(patch_scores.view(-1, *grid), settings.crop, settings.smoothing_sigma)
+    for part in embeddings:
+        owners = numbers[done : done + len(part)].to(device)
+        scores, _, patch_scores = banks.score(part.to(device), owners=owners)
+        maps = _maps(patch_scores.view(-1, *grid), framing, settings)
         image_scores.append(scores.cpu())
-        map_peaks.append(torch.from_numpy(framing.within(maps.cpu().numpy()).max(axis=(1, 2))))
-        progress("calibration", min(start + 8, len(numbers)), len(numbers))
+        map_peaks.append(torch.from_numpy(maps.max(axis=(1, 2))))
+        done += len(part)
+        progress("calibration", done, len(numbers))
     return LeftOutScores(torch.cat(image_scores), torch.cat(map_peaks))

@@ -12,6 +12,7 @@ from torch import Tensor
 from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.errors import InputError
 from softpatch.features.builtin import BUILTIN
+from softpatch.features.tiles import TILES_AT_ONCE
 
 _BASE = 900_000_000  # the program, a small network and a batch of images
 _PER_WEIGHT = 6  # bytes for each of the network's weights: read, in use, folded, and maps between the layers
@@ -20,6 +21,7 @@ _PER_PATCH = 230  # bytes of the coreset and of the noise scores
 _PER_PATCH_COMPARED = 60  # bytes of the distances of suspects to other images
 
 
+_USUAL_PIXELS = 256 * 256
 _BYTES_OF_PIXEL = 12  # three colours as float32
 _PER_PIXEL_OF_BUILTIN = 90  # bytes of the built-in network's maps for each pixel of the crop
 _PER_PIXEL = 320  # of the largest of timm's usual networks: 300 with wide_resnet50_2, 130 with resnet18
@@ -28,22 +30,34 @@ _PER_PIXEL = 320  # of the largest of timm's usual networks: 300 with wide_resne
 def check_image_memory(settings: Settings, runtime: Runtime, device: torch.device, beside: int = 0) -> None:
     """Raise `InputError` where images of the settings' size would not fit in the memory budget, before any is read.
 
-    A batch of them goes through the network, two wait, and each worker resizes one; `beside` are further bytes.
+    A batch of them goes through the network, whole or in tiles, two wait, and each worker resizes one; `beside` are
+    further bytes.
     """
-    crop, resize = settings.crop**2, settings.resize**2
-    network = _PER_PIXEL_OF_BUILTIN if settings.backbone == BUILTIN else _PER_PIXEL
+    per_pixel = _PER_PIXEL_OF_BUILTIN if settings.backbone == BUILTIN else _PER_PIXEL
     if device.type != "cpu":
-        network = 0
+        per_pixel = 0
+    width, height = settings.size or (settings.resize, settings.resize)
+    seen_width, seen_height = settings.size or (settings.crop, settings.crop)
+    at_once = images_at_once(settings, runtime)
     images = (
-        runtime.batch_size * crop * (network + 3 * _BYTES_OF_PIXEL) + 2 * runtime.workers * resize * _BYTES_OF_PIXEL
+        (TILES_AT_ONCE if settings.tile else at_once) * settings.network_side**2 * per_pixel
+        + 3 * at_once * seen_width * seen_height * _BYTES_OF_PIXEL
+        + 2 * runtime.workers * width * height * _BYTES_OF_PIXEL
     )
     need = _BASE + images + beside
     if need > parse_bytes(runtime.memory_budget):
         raise InputError(
-            f"to look at {settings.crop} px squares, {runtime.batch_size} at a time, takes about {need / 1e9:.1f} GB "
-            f"of memory, more than `memory_budget` {runtime.memory_budget}; allow more, or choose a smaller "
-            "`batch_size` or `workers`, or at fit a smaller resize or crop"
+            f"to look at images of {seen_width} x {seen_height} pixels, {at_once} at a time, takes about "
+            f"{need / 1e9:.1f} GB of memory, more than `memory_budget` {runtime.memory_budget}; allow more, or choose "
+            "a smaller `batch_size` or `workers`, or at fit a smaller resize, crop or tile, or a larger smallest_defect"
         )
+
+
+def images_at_once(settings: Settings, runtime: Runtime) -> int:
+    """How many images are read and seen at once: a batch, or of tiled images as many as have no more pixels."""
+    if settings.size is None:
+        return runtime.batch_size
+    return max(1, runtime.batch_size * _USUAL_PIXELS // prod(settings.size))
 
 
 @dataclass(frozen=True)

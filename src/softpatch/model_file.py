@@ -19,9 +19,9 @@ from softpatch.config import Runtime
 from softpatch.detector import Detector
 from softpatch.errors import ModelFileError, WeightsError
 from softpatch.features.backbone import load_backbone, torch_device
+from softpatch.features.tiles import embedding_shape
 from softpatch.memory.bank import MemoryBank
 from softpatch.memory_budget import check_image_memory
-from softpatch.passes import embedding_shape
 from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress, silent
 from softpatch.scoring.threshold import LeftOutScores
@@ -94,7 +94,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
             stored.backbone,
             layers=stored.layers,
             weights=weights or settings.weights,
-            image_size=settings.crop,
+            image_size=settings.network_side,
             device=device,
             offline=runtime.offline,
             seed=settings.seed,

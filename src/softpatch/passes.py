@@ -7,7 +7,7 @@ that were chosen.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import torch
@@ -18,19 +18,13 @@ from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, in_range, pixel_digests, read_in_batches
 from softpatch.errors import ImageError
 from softpatch.features.backbone import Backbone
-from softpatch.features.embedding import patch_embeddings
+from softpatch.features.tiles import embedding_shape, image_embeddings
+from softpatch.memory.evidence import USUAL_GRID
 from softpatch.memory.projection import project
-from softpatch.memory_budget import embedding_store, fit_memory
+from softpatch.memory_budget import embedding_store, fit_memory, images_at_once
 from softpatch.progress import Progress
-from softpatch.symmetry import NONE, SAMPLE, Symmetry, find_symmetries, transform
+from softpatch.symmetry import MOST_IMAGES, NONE, SAMPLE, Symmetry, find_symmetries, transform, turned_positions
 from softpatch.training_record import TrainingRecord
-
-
-def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, int], int]:
-    """The patch grid (H, W) and the embedding size D that a backbone gives: found by showing it a grey image."""
-    maps = backbone.feature_maps(torch.full((1, 3, settings.crop, settings.crop), 0.5))
-    rows, columns = max((layer.shape[2:] for layer in maps), key=prod)
-    return (rows, columns), patch_embeddings(maps, settings.embedding_dim).shape[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +39,16 @@ class Seen:
     symmetries: tuple[Symmetry, ...]
     grid: tuple[int, int]
     dim: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `projected` are the full embeddings, since they are small."""
+        return self.projected.shape[2] == self.dim
+
+    @property
+    def places(self) -> Tensor:
+        """Which positions of an image those of its copies show: int64 (G, P)."""
+        return turned_positions(self.symmetries, self.grid)
 
 
 def first_pass(
@@ -71,7 +75,7 @@ def first_pass(
     """
     grid, dim = embedding_shape(backbone, settings)
     weights = sum(weight.numel() * weight.element_size() for weight in backbone.network.parameters())
-    symmetries = known.symmetries if known else product_symmetries(refs, backbone, settings, runtime)
+    symmetries = known.symmetries if known else product_symmetries(refs, backbone, settings, runtime, prod(grid))
     before = dict(zip(known.digests, known.paths, strict=True)) if known else {}
     copies = len(symmetries)
     need = fit_memory(len(refs) * copies, prod(grid), dim, settings, weights)
@@ -88,13 +92,15 @@ def first_pass(
 
 
 def product_symmetries(
-    refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
+    refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime, positions: int
 ) -> tuple[Symmetry, ...]:
     """The product's symmetries, as a sample of the training images shows them where `settings` ask for it.
 
-    Unreadable images are passed over: they are told of when all are read.
+    Where images have more `positions` than usual, each counts as more images. Unreadable images are passed over: they
+    are told of when all are read.
     """
-    if settings.symmetries == "none":
+    count = ceil(len(refs) * max(1, positions / USUAL_GRID))
+    if settings.symmetries == "none" or 2 * count > MOST_IMAGES:
         return NONE
     sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE)).long()]
     images = [batch for _, batch in _distinct(sample, settings, runtime, {}, {}, lambda _: None)]
@@ -102,13 +108,11 @@ def product_symmetries(
         return NONE
 
     def embed(images: Tensor) -> Tensor:
-        parts = [
-            patch_embeddings(backbone.feature_maps(part), settings.embedding_dim)
-            for part in torch.split(images, runtime.batch_size)
-        ]
-        return project(torch.cat(parts), settings.projected_dim, settings.seed)
+        parts = torch.split(images, images_at_once(settings, runtime))
+        embeddings = torch.cat([image_embeddings(part, backbone, settings) for part in parts])
+        return project(embeddings, settings.projected_dim, settings.seed)
 
-    return find_symmetries(torch.cat(images), embed, len(refs))
+    return find_symmetries(torch.cat(images), embed, count)
 
 
 def full_embeddings(
@@ -119,11 +123,11 @@ def full_embeddings(
     Where projecting lost nothing they are at hand; else the images are looked at a second time.
     """
     positions, done = seen.projected.shape[1], 0
-    if seen.projected.shape[2] == seen.dim:
+    if seen.is_whole:
         return seen.projected.flatten(0, 1)[needed]
     found = torch.empty(len(needed), seen.dim, dtype=torch.float16, device=needed.device)
     of_image = positions * len(seen.symmetries)
-    for batch, _, images in _read(seen.refs, settings, runtime, None):
+    for batch, _, images in read_framed(seen.refs, settings, runtime, None):
         for ref, before, now in zip(batch, seen.digests[done:], pixel_digests(images), strict=False):
             if before != now:
                 raise ImageError(
@@ -143,27 +147,28 @@ def embeddings_of_images(
     refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
 ) -> Iterator[Tensor]:
     """Patch embeddings (B, P, D) float16 of images, a batch after the other."""
-    for _, _, images in _read(refs, settings, runtime, None):
-        yield patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
+    for _, _, images in read_framed(refs, settings, runtime, None):
+        yield image_embeddings(images, backbone, settings)
 
 
 def digested_embeddings(
     refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
 ) -> Iterator[tuple[list[bytes], Tensor]]:
     """The same with the digests of the images' prepared pixels; unreadable images are passed over."""
-    for _, _, images in _read(refs, settings, runtime, lambda _: None):
-        yield pixel_digests(images), patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
+    for _, _, images in read_framed(refs, settings, runtime, lambda _: None):
+        yield pixel_digests(images), image_embeddings(images, backbone, settings)
 
 
-def _read(
+def read_framed(
     refs: Sequence[ImageRef],
     settings: Settings,
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
 ) -> Iterator[tuple[list[ImageRef], list[tuple[int, int]], Tensor]]:
+    """Images as `settings` have them seen, as `read_in_batches` gives them; a batch holds fewer that are large."""
     framing = Framing.of(settings)
-    refs = in_range(refs, settings.value_range)
-    return read_in_batches(refs, framing.apply, batch_size=runtime.batch_size, workers=runtime.workers, on_skip=on_skip)
+    refs, at_once = in_range(refs, settings.value_range), images_at_once(settings, runtime)
+    return read_in_batches(refs, framing.apply, batch_size=at_once, workers=runtime.workers, on_skip=on_skip)
 
 
 def _distinct(
@@ -178,7 +183,7 @@ def _distinct(
 
     Nor is it among those learned from `before`, by digest and name.
     """
-    for batch, _, images in _read(refs, settings, runtime, on_skip):
+    for batch, _, images in read_framed(refs, settings, runtime, on_skip):
         new: dict[bytes, int] = {}
         for number, (ref, digest) in enumerate(zip(batch, pixel_digests(images), strict=True)):
             if digest not in seen and digest not in before:
@@ -195,8 +200,5 @@ def _embeddings_of_copies(
     images: Tensor, symmetries: tuple[Symmetry, ...], backbone: Backbone, settings: Settings
 ) -> Tensor:
     """Patch embeddings (B·G, P, D) float16 of the copies that symmetries make of images (B, 3, h, w)."""
-    copies = [
-        patch_embeddings(backbone.feature_maps(transform(images, symmetry)), settings.embedding_dim)
-        for symmetry in symmetries
-    ]
+    copies = [image_embeddings(transform(images, symmetry), backbone, settings) for symmetry in symmetries]
     return torch.stack(copies, dim=1).flatten(0, 1)

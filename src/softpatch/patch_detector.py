@@ -4,7 +4,7 @@ Fit: patch embeddings -> noise scores -> kept patches and soft weights -> corese
 person rejected nothing enters a bank, but their oddest patches are remembered as known to be bad.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -21,7 +21,6 @@ from softpatch.memory.neighbours import SearchIndex, nearest_neighbours
 from softpatch.memory.projection import project
 from softpatch.memory.selection import discard_share, judge_patches, kept_patches, noisiest
 from softpatch.progress import Progress, silent
-from softpatch.symmetry import NONE, Symmetry, turned_positions
 
 _CALIBRATION_IMAGES = 100  # more would cost more than the rest of the fit and sharpen the threshold little
 _BAD_PATCHES = 8  # of a rejected image at most
@@ -62,13 +61,13 @@ class PatchDetector:
         embeddings: Tensor,
         settings: Settings,
         *,
-        symmetries: Sequence[Symmetry] = NONE,
+        places: Tensor | None = None,
         answers: Mapping[int, bool] = NO_ANSWERS,
         progress: Progress = silent,
     ) -> "PatchDetector":
-        """Learn from the patch embeddings (N·G, P, D) float16 of the copies that G `symmetries` make of N images.
+        """Learn from the patch embeddings (N·G, P, D) float16 of G copies of each of N images.
 
-        Some of the images may be anomalous; of some a person's `answers` say so (see `choose_banks`).
+        Some of the images may be anomalous; of some a person's `answers` say so (see `choose_banks`, as for `places`).
 
         Raises `InputError` for another shape or dtype, values that are not finite numbers, and fewer images than the
         discriminators need.
@@ -76,17 +75,17 @@ class PatchDetector:
         if embeddings.ndim != 3 or embeddings.dtype != torch.float16 or not embeddings.isfinite().all():
             shape, dtype = tuple(embeddings.shape), embeddings.dtype
             raise InputError(f"patch embeddings are finite float16 (N, P, D), not {shape} {dtype}")
-        rejected = sum(answers.values())
-        need_images(len(embeddings) // len(symmetries) - rejected, settings)
+        rejected, copies = sum(answers.values()), 1 if places is None else len(places)
+        need_images(len(embeddings) // copies - rejected, settings)
         projected = project(embeddings, settings.projected_dim, settings.seed)
-        learned = choose_banks(projected, settings, symmetries=symmetries, answers=answers, progress=progress)
-        bad, left = embeddings[: rejected * len(symmetries) : len(symmetries)], embeddings[rejected * len(symmetries) :]
+        learned = choose_banks(projected, settings, places=places, answers=answers, progress=progress)
+        bad, left = embeddings[: rejected * copies : copies], embeddings[rejected * copies :]
         patches = left.flatten(0, 1)
         detector = cls.of(learned, lambda chosen: patches[chosen])
         if not rejected:
             return detector
-        numbers = calibration_images(len(left) // len(symmetries))
-        scores, _, _ = detector.score(left[numbers * len(symmetries)], owners=numbers.to(left.device))
+        numbers = calibration_images(len(left) // copies)
+        scores, _, _ = detector.score(left[numbers * copies], owners=numbers.to(left.device))
         return detector.with_known_bad([bad], float(scores.median()))
 
     @classmethod
@@ -160,19 +159,22 @@ def choose_banks(
     projected: Tensor,
     settings: Settings,
     *,
-    symmetries: Sequence[Symmetry] = NONE,
+    places: Tensor | None = None,
     answers: Mapping[int, bool] = NO_ANSWERS,
     progress: Progress = silent,
 ) -> Learned:
     """Choose the patches for the image score's bank and for the map's, from projected embeddings (N·G, P, d) float16.
 
-    They are of the copies that G `symmetries` make of each of N images, the image itself first. Noise is judged among
-    the images themselves, since a defect must not find its own copies; a copy's patch is trusted as what it shows.
+    They are of G copies of each of N images, the image itself first, whose positions show the `places` (G, P) of it
+    (see `softpatch.symmetry.turned_positions`); None for the images alone. Noise is judged among the images themselves,
+    since a defect must not find its own copies; a copy's patch is trusted as what it shows.
 
     By a person's `answers` some images, told by their numbers, are anomalous or not. Those that are must be the first;
     nothing is chosen of them, and indices and owners are counted without them. Of the others no patch is noise.
     """
-    copies, rejected = len(symmetries), sum(answers.values())
+    if places is None:
+        places = torch.arange(projected.shape[1])[None]
+    places, copies, rejected = places.to(projected.device), len(places), sum(answers.values())
     noise = judge_patches(projected[::copies], settings, progress=progress)
     audit = None
     if settings.discard_rule == "agreement":
@@ -190,7 +192,7 @@ def choose_banks(
             audit,
             noisiest(noise.fused, for_image),
             noisiest(noise.fused, for_image if for_map is None else for_map),
-            turned_positions(symmetries, projected.shape[1]).to(projected.device),
+            places,
             coreset_ratio=settings.coreset_ratio,
             max_bank_size=settings.max_bank_size,
             progress=progress,
@@ -198,7 +200,6 @@ def choose_banks(
         return Learned(*supported, audit.contamination)
     fused, weights = noise.fused, noise.weights
     if copies > 1:
-        places = turned_positions(symmetries, projected.shape[1]).to(projected.device)
         fused, weights = fused[:, places].flatten(0, 1), weights[:, places].flatten(0, 1)  # (N·G, P)
 
     def choose(discard_fraction: float) -> ChosenPatches:

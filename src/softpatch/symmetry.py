@@ -6,7 +6,7 @@ other images as those of the image itself.
 """
 
 from collections.abc import Callable, Sequence
-from math import isqrt
+from math import prod
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ MOST_IMAGES = 2000
 _NEAR_ENOUGH = 1.05  # symmetric products: 0.99 to 1.03; others: 1.08 and more, with one exception (docs/lab)
 _TOO_FAR = 1.12  # of the first images: the others need not be looked at
 _FIRST = 8
-_EVERY = 3  # positions that are compared
+_POSITIONS = 262  # that are compared, or one in three
 
 Symmetry = tuple[int, bool]
 """Quarter turns counter-clockwise, after mirroring left to right or not."""
@@ -46,19 +46,17 @@ def transform(images: Tensor, symmetry: Symmetry) -> Tensor:
     return torch.rot90(images.flip(-1) if mirrored else images, turns, (-2, -1)).contiguous()
 
 
-def turned_positions(symmetries: Sequence[Symmetry], positions: int) -> Tensor:
-    """Which of the P `positions` of a square grid each position of the G copies of an image shows: int64 (G, P)."""
-    if tuple(symmetries) == NONE:
-        return torch.arange(positions)[None]  # of any grid
-    side = isqrt(positions)
-    grid = torch.arange(positions).view(side, side)
-    return torch.stack([transform(grid, symmetry).flatten() for symmetry in symmetries])
+def turned_positions(symmetries: Sequence[Symmetry], grid: tuple[int, int]) -> Tensor:
+    """Which of the P positions of a patch grid (H, W) each position of the G copies of an image shows: int64 (G, P)."""
+    positions = torch.arange(prod(grid)).view(grid)
+    return torch.stack([transform(positions, symmetry).flatten() for symmetry in symmetries])
 
 
 def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_images: int) -> tuple[Symmetry, ...]:
     """Find the largest of `GROUPS` that the product has, of those that leave at most `MOST_IMAGES` to learn from.
 
-    `images` (n, 3, S, S) are a sample of the `training_images`, and `embed` gives patch embeddings (n, P, D) float16.
+    `images` (n, 3, H, W) are a sample of the `training_images`, and `embed` gives patch embeddings (n, P, D) float16.
+    Images that are no squares have no quarter turns.
     Of a group's members, the median image's patches may be 5 % farther from the other images than untransformed ones.
     Contamination hardly matters to medians.
     """
@@ -82,6 +80,8 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
     for group in GROUPS:
         if len(group) * training_images > MOST_IMAGES:
             continue
+        if images.shape[2] != images.shape[3] and any(turns % 2 for turns, _ in group):
+            continue
         for symmetry in group:
             if symmetry not in found:
                 found[symmetry] = near_enough(symmetry)
@@ -95,7 +95,8 @@ def _distances_to_others(queries: Tensor, references: Tensor) -> Tensor:
 
     The first n of these are the images themselves, as they are.
     """
-    distances = image_distances(queries[:, ::_EVERY], references).float()
+    every = max(3, queries.shape[1] // _POSITIONS)
+    distances = image_distances(queries[:, ::every], references).float()
     own = torch.arange(len(queries), device=distances.device)
     distances[own, :, own] = torch.inf
     return distances.amin(dim=2).mean(dim=1)

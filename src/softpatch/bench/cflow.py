@@ -60,7 +60,7 @@ def run(
     train = features.of(split.train, settings.seed, progress=progress)
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
     shapes, device = features.shapes, features.backbone.device
-    total = torch.zeros(len(test), settings.crop, settings.crop)
+    total = torch.zeros(len(test), *features.map_shape)
     fitting = predicting = 0.0
     layers = zip(unflattened(train, shapes), unflattened(test, shapes), shapes, strict=True)
     for number, (seen, asked, (_, rows, columns)) in enumerate(layers):
@@ -69,7 +69,7 @@ def run(
         largest = log_likelihoods(flow, seen, (rows, columns), device).max()
         fitted = time.perf_counter()
         scores = log_likelihoods(flow, asked, (rows, columns), device).sub(largest).clamp_max(0).exp()
-        total += anomaly_maps(scores.view(-1, rows, columns), settings.crop, 0.0)
+        total += anomaly_maps(scores.view(-1, rows, columns), features.map_shape, 0.0)
         fitting, predicting = fitting + fitted - began, predicting + time.perf_counter() - fitted
     maps = (len(shapes) - total).clamp_min(0)
     return Outcome(maps.amax(dim=(1, 2)).numpy(), list(maps.numpy()), fitting, predicting)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from math import prod
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from softpatch.config import PRESETS, Settings
 from softpatch.data.contamination import ContaminatedSplit
 from softpatch.data.images import ImageRef
 from softpatch.data.pixels import ValueRange
+from softpatch.features.tiles import embedding_shape
 from softpatch.memory.belief import first_hypotheses
 from softpatch.memory.projection import project
 from softpatch.memory.selection import judge_patches
@@ -23,7 +25,7 @@ from softpatch.patch_detector import PatchDetector
 from softpatch.progress import Progress
 from softpatch.review.audit import audit_of, audit_settings
 from softpatch.scoring.anomaly_map import anomaly_maps
-from softpatch.symmetry import Symmetry, transform
+from softpatch.symmetry import Symmetry, transform, turned_positions
 
 _BATCH = 16
 
@@ -44,7 +46,8 @@ def run(
     rest is learned from as PatchCore does (the image-level denoising of section 5.3.3). With `answers` a person who
     knows the truth says so much of it (see `softpatch.bench.oracle`).
     """
-    symmetries = product_symmetries(split.train, features.backbone, settings, features.runtime)
+    grid, _ = embedding_shape(features.backbone, settings)
+    symmetries = product_symmetries(split.train, features.backbone, settings, features.runtime, prod(grid))
     copies = [copy for ref in split.train for copy in symmetric_copies(ref, symmetries)]
     train = features.of(copies, settings.seed, progress=progress)
     looking = features.seconds_per_image * (len(copies) - len(split.train))
@@ -65,7 +68,8 @@ def run(
             found |= {f"low_after_{count}": belief.low, f"high_after_{count}": belief.high}
         order, given = rejected_first(given, len(truth))
         train = train.view(len(truth), len(symmetries), *train.shape[1:])[order].flatten(0, 1)
-    detector = PatchDetector.fit(train, settings, symmetries=symmetries, answers=given, progress=progress)
+    places = turned_positions(symmetries, grid)
+    detector = PatchDetector.fit(train, settings, places=places, answers=given, progress=progress)
     fitted = time.perf_counter()
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
     looked = time.perf_counter()
@@ -73,8 +77,7 @@ def run(
     for batch in torch.split(test, _BATCH):
         image_scores, _, patch_scores = detector.score(batch)
         scores.append(image_scores)
-        grids = patch_scores.view(-1, *features.grid)
-        maps += list(anomaly_maps(grids, settings.crop, settings.smoothing_sigma).numpy())
+        maps += list(anomaly_maps(patch_scores.view(-1, *grid), features.map_shape, settings.smoothing_sigma).numpy())
         progress("predict", len(maps), len(test))
     ended = time.perf_counter()
     return Outcome(torch.cat(scores).numpy(), maps, looking + fitted - began, ended - looked, found)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, read_in_batches
+from softpatch.data.images import ImageRef, in_range, read_in_batches
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone
 from softpatch.progress import Progress, silent
@@ -40,7 +40,7 @@ class Features:
         began, done = time.perf_counter(), 0
         order = list(missing)
         for _, _, images in read_in_batches(
-            list(missing.values()),
+            in_range(list(missing.values()), self.settings.value_range),
             Framing.of(self.settings).apply,
             batch_size=self.runtime.batch_size,
             workers=self.runtime.workers,
@@ -73,6 +73,11 @@ class Features:
     def grid(self) -> tuple[int, int]:
         """The patch grid (H, W): the finest of the maps'."""
         return max((shape[1:] for shape in self.shapes), key=lambda grid: grid[0] * grid[1])
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """The rows and columns of an anomaly map."""
+        return Framing.of(self.settings).map_shape
 
     @property
     def seconds_per_image(self) -> float:

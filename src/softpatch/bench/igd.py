@@ -121,7 +121,7 @@ def run(
         its_scores, its_maps = judge(descriptor, test, progress=progress)
         scores, maps = scores + its_scores / 2, maps + its_maps / 2
         fitting, predicting = fitting + fitted - began, predicting + time.perf_counter() - fitted
-    resized = anomaly_maps(maps, settings.crop, 0.0)
+    resized = anomaly_maps(maps, features.map_shape, 0.0)
     return Outcome(scores.numpy(), list(resized.numpy()), fitting, predicting)
 
 

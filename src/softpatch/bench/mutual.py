@@ -42,7 +42,7 @@ def run(
         scores += list(score(image_distances(batch, train).float()))
         progress("predict", len(scores), len(test))
     patch_scores = torch.stack(scores)
-    maps = anomaly_maps(patch_scores.view(-1, *features.grid), settings.crop, settings.smoothing_sigma)
+    maps = anomaly_maps(patch_scores.view(-1, *features.grid), features.map_shape, settings.smoothing_sigma)
     ended = time.perf_counter()
     return Outcome(patch_scores.amax(dim=1).numpy(), list(maps.numpy()), 0.0, ended - began)
 

@@ -34,7 +34,7 @@ def run(split: ContaminatedSplit, features: Features, settings: Settings, *, pro
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
     looked = time.perf_counter()
     scores = distances(test, *gaussians)
-    maps = anomaly_maps(scores.view(-1, *features.grid), settings.crop, settings.smoothing_sigma)
+    maps = anomaly_maps(scores.view(-1, *features.grid), features.map_shape, settings.smoothing_sigma)
     ended = time.perf_counter()
     return Outcome(maps.amax(dim=(1, 2)).numpy(), list(maps.numpy()), fitted - began, ended - looked)
 

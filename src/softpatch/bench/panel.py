@@ -48,13 +48,13 @@ def keep_maps(path: Path, samples: Sequence[Sample], maps: Sequence[NDArray[np.f
 
     shown = typical(samples, framing)
     chosen = [samples[number] for number in shown.values()]
-    side = framing.crop
+    shape = framing.map_shape
     images = [framing.apply(sample.ref.read()).permute(1, 2, 0).mul(255).round().byte().numpy() for sample in chosen]
     masks = [framing.apply_to_mask(sample.read_mask()).numpy() for sample in chosen]
     arrays = {
-        "images": np.array(images, np.uint8).reshape(-1, side, side, 3),
-        "masks": np.array(masks, np.bool_).reshape(-1, side, side),
-        "maps": np.array([maps[number] for number in shown.values()], np.float32).reshape(-1, side, side),
+        "images": np.array(images, np.uint8).reshape(-1, *shape, 3),
+        "masks": np.array(masks, np.bool_).reshape(-1, *shape),
+        "maps": np.array([maps[number] for number in shown.values()], np.float32).reshape(-1, *shape),
         "scale": np.array(colour_scale([each[::_EVERY, ::_EVERY] for each in maps]), np.float32),
     }
     with replacing(path) as temporary:

@@ -72,7 +72,7 @@ def run_tasks(
 def _shared(task: Task) -> tuple[str, ...]:
     """Tasks for which this is equal look at the same features."""
     settings = task.detector_settings()
-    framing = (settings.resize, settings.crop, settings.embedding_dim, settings.layers)
+    framing = (Framing.of(settings), settings.value_range, settings.embedding_dim, settings.layers)
     run = METHODS[task.method].run
     run = "" if run in ("images", *_MUTUAL) else run
     seed = task.seed if run == "padim" or task.weights == RANDOM else ""  # of PaDiM's channels or the network

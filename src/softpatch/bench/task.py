@@ -73,7 +73,8 @@ class Task:
             )
         if not 0 <= self.noise_ratio <= 1:
             raise InputError(f"`noise_ratio` is {self.noise_ratio}; it lies between 0 and 1")
-        self.detector_settings()
+        if self.detector_settings().tile is not None:
+            raise InputError("a benchmark squeezes images, as the papers do; leave out `tile`")
 
     def detector_settings(self) -> Settings:
         """All settings: the method's, and what differs from them."""

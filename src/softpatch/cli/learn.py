@@ -17,7 +17,9 @@ from softpatch.cli.options import (
     Output,
     Paths,
     Roi,
+    SmallestDefect,
     Strict,
+    Tile,
     ValueRange,
     Weights,
     choice,
@@ -41,6 +43,9 @@ def fit(
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
     crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    tile: Tile = None,
+    overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = Settings.tile_overlap,
+    smallest_defect: SmallestDefect = None,
     roi: Roi = None,
     value_range: ValueRange = None,
     symmetries: Annotated[
@@ -73,6 +78,9 @@ def fit(
         "layers": None if layers is None else tuple(name.strip() for name in layers.split(",") if name.strip()),
         "resize": resize,
         "crop": crop,
+        "tile": tile,
+        "tile_overlap": overlap,
+        "smallest_defect": smallest_defect,
         "value_range": value_range,
         "symmetries": symmetries,
         "coreset_ratio": coreset_ratio,
@@ -114,7 +122,10 @@ def fit(
     list_passed_over(chosen)
     for note in notes:
         say(f"Note: {note}.")
-    if crop < resize:
+    if tile is not None:
+        width, height = estimator.detector.settings.size or (0, 0)
+        say(f"Images are looked at as {width} x {height} pixels, in tiles of {estimator.detector.settings.tile}.")
+    elif crop < resize:
         share = 1 - (crop / resize) ** 2
         say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")
     fitted = estimator.detector

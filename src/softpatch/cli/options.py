@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from softpatch.config import DEVICES, LAYOUTS, OVERLAY_STYLES, OverlayStyle, Runtime, choose_from
+from softpatch.config import AUTO, DEVICES, LAYOUTS, OVERLAY_STYLES, OverlayStyle, Runtime, choose_from
 
 
 def choice(text: str, values: Collection[str], *, default: str | bool = True) -> Any:
@@ -25,6 +25,17 @@ def choice(text: str, values: Collection[str], *, default: str | bool = True) ->
 
     text = f"{text}: {', '.join(others)} or {last}."
     return typer.Option(parser=read, metavar="<name>", autocompletion=complete, help=text, show_default=default)
+
+
+def _tile(text: str) -> int | str:
+    return AUTO if text.lower() == AUTO else int(_pixels(text))
+
+
+def _pixels(text: str) -> float:
+    number = text.strip().lower().removesuffix("px").strip()
+    if not number.isdecimal():
+        raise typer.BadParameter(f"{text!r} is no number of pixels; it is like 40 or 40px")
+    return float(number)
 
 
 Paths = Annotated[
@@ -62,6 +73,24 @@ ValueRange = Annotated[
     tuple[float, float] | None,
     typer.Option(
         "--range", metavar="BLACK WHITE", help="Values of images of more than 8 bits; default: found in the images."
+    ),
+]
+Tile = Annotated[
+    Any,
+    typer.Option(
+        parser=_tile,
+        metavar="PIXELS|auto",
+        help="Look at images whole and at their own size, in tiles of so many pixels; auto is 512, or less.",
+        show_default="images are squeezed to --resize",
+    ),
+]
+SmallestDefect = Annotated[
+    Any,
+    typer.Option(
+        parser=_pixels,
+        metavar="PIXELS",
+        help="Side of the smallest defect to find, such as 40px: larger ones let tiled images be made smaller.",
+        show_default="images keep their size",
     ),
 ]
 CoresetRatio = Annotated[float, typer.Option(help="Size of the memory bank over all patches.")]

@@ -14,119 +14,147 @@ from softpatch.config import Settings
 from softpatch.data.roi import roi_mask
 from softpatch.errors import InputError
 
+MAP_STEP = 4
+"""Pixels of tiled images for a pixel of their maps, which a cell of 8 or 16 has no more to say of."""
 _GREY = 0.5
+Size = tuple[int, int]
+"""Width and height in pixels."""
 _Image = TypeVar("_Image", Tensor, NDArray[np.bool_])
 
 
 @dataclass(frozen=True)
 class Framing:
-    """Resize every image to `resize` x `resize` pixels, then keep the centre `crop` x `crop`.
+    """Resize every image to `size`, then keep the centre, `crop`, both (width, height) in pixels.
 
-    The aspect ratio is not kept: each grid position then means the same place on every image, whatever its
-    size. Where there is a region of interest (`softpatch.data.roi`), all else is painted grey, so that nothing
-    depends on it.
+    Each grid position then means the same place on every image, whatever its size. A map or a mask of the crop has a
+    pixel for every `step` x `step` of it. Where there is a region of interest (`softpatch.data.roi`), all else is
+    painted grey, so that nothing depends on it.
     """
 
-    resize: int
-    crop: int
+    size: Size
+    crop: Size
+    step: int = 1
     roi: str | None = None
 
     def __post_init__(self) -> None:
-        if self.resize < 32 or not 32 <= self.crop <= self.resize:
-            raise InputError(
-                f"`resize` {self.resize} and `crop` {self.crop} do not go together; crop is 32 to resize pixels"
-            )
+        for size, crop in zip(self.size, self.crop, strict=True):
+            if size < 32 or not 32 <= crop <= size or crop % self.step or (size - crop) % (2 * self.step) > 1:
+                raise InputError(
+                    f"images of {size} pixels and a crop of {crop} do not go together; it is 32 to {size} pixels"
+                )
+
+    @classmethod
+    def square(cls, resize: int, crop: int, roi: str | None = None) -> "Framing":
+        """Images squeezed to `resize` x `resize` pixels, of which the centre `crop` x `crop` is looked at."""
+        return cls((resize, resize), (crop, crop), roi=roi)
 
     @classmethod
     def of(cls, settings: Settings) -> "Framing":
-        """The framing that a detector's settings ask for."""
-        return cls(settings.resize, settings.crop, settings.roi)
+        """The framing that settings ask for. Raises `InputError` where the size of tiled images is not known yet."""
+        if settings.tile is None:
+            return cls.square(settings.resize, settings.crop, settings.roi)
+        if settings.size is None:
+            raise InputError("`size` of tiled images is not known; a fit finds it")
+        width, height = settings.size
+        return cls((width, height), (width, height), MAP_STEP, settings.roi)
+
+    @property
+    def map_shape(self) -> tuple[int, int]:
+        """The rows and columns of a map of the crop."""
+        return self.crop[1] // self.step, self.crop[0] // self.step
 
     @cached_property
     def inside(self) -> NDArray[np.bool_] | None:
-        """Where the crop is looked at: bool (crop, crop), None for everywhere."""
-        return None if self.roi is None else self._crop(roi_mask(self.roi, self.resize, self.resize))
+        """Where a map is looked at: bool of the shape of maps, None for everywhere."""
+        return None if self.roi is None else self._cropped_roi(self.step)
 
     @property
-    def margin(self) -> int:
-        """Pixels of the resized image left of and above the crop."""
-        return (self.resize - self.crop) // 2
+    def margin(self) -> Size:
+        """Pixels of the resized image left of the crop, and above it."""
+        return (self.size[0] - self.crop[0]) // 2, (self.size[1] - self.crop[1]) // 2
 
     def apply(self, image: Tensor) -> Tensor:
-        """Resize (antialiased bilinear) and crop an image: (3, H, W) -> (3, crop, crop), values in [0, 1]."""
-        size = (self.resize, self.resize)
-        if image.shape[1:] != size:
+        """Resize (antialiased bilinear) and crop an image: (3, H, W) in [0, 1], of which the crop's pixels are left."""
+        columns, rows = self.size
+        if image.shape[1:] != (rows, columns):
             height, width = image.shape[1:]
-            if width < self.resize < height:  # width first, as torch does it, would take memory for the whole height
+            if width < columns and rows < height:  # width first, as torch does it, would take memory for all the height
                 width = max(width, 2)  # torch does not average a single column rightly
-                image = _resized(image.expand(-1, -1, width), (self.resize, width))
-            image = _resized(image, size).clamp_(0, 1)
-        image = self._crop(image)
-        return image if self.inside is None else torch.where(torch.from_numpy(self.inside), image, _GREY)
+                image = _resized(image.expand(-1, -1, width), (rows, width))
+            image = _resized(image, (rows, columns)).clamp_(0, 1)
+        image = self._crop(image, 1)
+        if self.roi is None:
+            return image
+        looked_at = self.inside if self.step == 1 else self._cropped_roi(1)
+        return torch.where(torch.from_numpy(looked_at), image, _GREY)
 
     def apply_to_mask(self, mask: Tensor) -> Tensor:
-        """Resize and crop a boolean mask: (H, W) -> (crop, crop), true where any pixel in a cell is.
+        """Resize and crop a boolean mask (H, W) to the shape of maps, true where any pixel in a cell is.
 
         A defect is not lost, however thin, but for what lies outside the region of interest.
         """
-        size = (self.resize, self.resize)
+        size = (self.size[1] // self.step, self.size[0] // self.step)
         if mask.shape != size:
             height, width = mask.shape
-            larger = (max(height, self.resize), max(width, self.resize))
+            larger = (max(height, size[0]), max(width, size[1]))
             values = F.interpolate(mask[None, None].float(), size=larger, mode="nearest-exact")
             mask = F.adaptive_max_pool2d(values, size)[0, 0] > 0.5
-        mask = self._crop(mask)
+        mask = self._crop(mask, self.step)
         return mask if self.inside is None else mask & torch.from_numpy(self.inside)
 
     def within(self, maps: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Anomaly maps (N, crop, crop) with 0 outside the region of interest."""
+        """Anomaly maps (N, ...) with 0 outside the region of interest."""
         return maps if self.inside is None else np.where(self.inside, maps, np.float32(0))
 
     def nearest_inside(self, position: int, grid: tuple[int, int]) -> int:
         """The position in a patch grid (H, W) nearest to the given one whose patch shows the region of interest."""
         if self.inside is None:
             return position
-        rows, columns = _nearest_cells(self.roi, self.resize, self.crop, grid)
+        rows, columns = _nearest_cells(self, grid)
         row, column = divmod(position, grid[1])
         return int(rows[row, column]) * grid[1] + int(columns[row, column])
 
     def to_original(self, x: float, y: float, width: int, height: int) -> tuple[float, float]:
-        """Map a point of the crop to the original image, and never beyond; pixel centres are at whole numbers."""
-        x_original = (x + self.margin + 0.5) * width / self.resize - 0.5
-        y_original = (y + self.margin + 0.5) * height / self.resize - 0.5
+        """Bring a point of a map to the original image, and never beyond; pixel centres are at whole numbers."""
+        x_original, y_original = (
+            ((place + 0.5) * self.step + margin) * side / size - 0.5
+            for place, margin, side, size in zip((x, y), self.margin, (width, height), self.size, strict=True)
+        )
         return min(max(x_original, 0.0), width - 1.0), min(max(y_original, 0.0), height - 1.0)
 
     def patch_to_original(self, position: int, grid: tuple[int, int], width: int, height: int) -> tuple[float, float]:
         """The centre of a patch in the original image, given its position (row-major) in a patch grid (H, W)."""
-        rows, columns = grid
-        row, column = divmod(position, columns)
-        x, y = (column + 0.5) * self.crop / columns - 0.5, (row + 0.5) * self.crop / rows - 0.5
+        place = divmod(position, grid[1])
+        y, x = ((at + 0.5) * side / count - 0.5 for at, side, count in zip(place, self.map_shape, grid, strict=True))
         return self.to_original(x, y, width, height)
 
     def patch_from_original(self, x: float, y: float, grid: tuple[int, int], width: int, height: int) -> int:
         """The position of the patch in a patch grid (H, W) that shows a point of the original image."""
-        rows, columns = grid
-        x_crop, y_crop = self.from_original(x, y, width, height)
-        return (y_crop * rows // self.crop) * columns + x_crop * columns // self.crop
+        (rows, columns), (map_rows, map_columns) = grid, self.map_shape
+        map_x, map_y = self.from_original(x, y, width, height)
+        return (map_y * rows // map_rows) * columns + map_x * columns // map_columns
 
     def from_original(self, x: float, y: float, width: int, height: int) -> tuple[int, int]:
-        """The pixel (x, y) of the crop that shows a point of the original image, or the nearest to it."""
-        x_crop, y_crop = (
-            round((place + 0.5) * self.resize / side - 0.5) - self.margin for place, side in ((x, width), (y, height))
+        """The pixel (x, y) of a map that shows a point of the original image, or the nearest to it."""
+        map_x, map_y = (
+            round(((place + 0.5) * size / side - margin) / self.step - 0.5)
+            for place, margin, side, size in zip((x, y), self.margin, (width, height), self.size, strict=True)
         )
-        return min(max(x_crop, 0), self.crop - 1), min(max(y_crop, 0), self.crop - 1)
+        rows, columns = self.map_shape
+        return min(max(map_x, 0), columns - 1), min(max(map_y, 0), rows - 1)
 
     def covered(self, width: int, height: int) -> tuple[int, int, int, int]:
         """The pixels of the original image that the crop covers, rounded, at least one: left, top, right and bottom.
 
         The last two are the first beyond.
         """
-        left, top = (round(self.margin * side / self.resize) for side in (width, height))
-        right, bottom = (round((self.margin + self.crop) * side / self.resize) for side in (width, height))
+        sides = list(zip(self.margin, self.crop, (width, height), self.size, strict=True))
+        left, top = (round(margin * side / size) for margin, _, side, size in sides)
+        right, bottom = (round((margin + crop) * side / size) for margin, crop, side, size in sides)
         return left, top, max(right, left + 1), max(bottom, top + 1)
 
     def map_to_original(self, anomaly_map: NDArray[np.float32], width: int, height: int) -> NDArray[np.float32]:
-        """Bring a map of the crop (crop, crop) to the original size (height, width), bilinear.
+        """Bring a map of the crop to the original size (height, width), bilinear.
 
         Pixels outside the crop and the region of interest, which the network never saw, are NaN.
         """
@@ -152,7 +180,7 @@ class Framing:
         return _stretched(rows.T, right - left, slice(box[0] - left, box[2] - left)).T
 
     def mask_to_original(self, mask: NDArray[np.bool_], width: int, height: int) -> NDArray[np.bool_]:
-        """Bring a mask of the crop (crop, crop) to the original size (height, width), bilinear, true above a half.
+        """Bring a mask of the crop to the original size (height, width), bilinear, true above a half.
 
         Of an original smaller than the crop, what lies between the pixels that are looked at is lost.
         """
@@ -166,17 +194,20 @@ class Framing:
             whole[top:bottom, left:right] = self.map_in_box(values, (left, top, right, bottom), width, height) > 0.5
         return whole
 
-    def _crop(self, image: _Image) -> _Image:
-        start, stop = self.margin, self.margin + self.crop
-        return image[..., start:stop, start:stop]
+    def _crop(self, image: _Image, step: int) -> _Image:
+        (left, top), (width, height) = self.margin, self.crop
+        return image[..., top // step : (top + height) // step, left // step : (left + width) // step]
+
+    def _cropped_roi(self, step: int) -> NDArray[np.bool_]:
+        return self._crop(roi_mask(self.roi or "", self.size[0] // step, self.size[1] // step), step)
 
 
 @lru_cache(8)
-def _nearest_cells(roi: str, resize: int, crop: int, grid: tuple[int, int]) -> NDArray[np.intp]:
+def _nearest_cells(framing: Framing, grid: tuple[int, int]) -> NDArray[np.intp]:
     """Of each cell of a grid (H, W) the nearest that shows some of the region of interest: its row and column."""
     from scipy.ndimage import distance_transform_edt  # a third of a second's import
 
-    inside = torch.from_numpy(Framing(resize, crop, roi).inside)
+    inside = torch.from_numpy(framing.inside)
     shown = F.adaptive_max_pool2d(inside[None, None].float(), grid)[0, 0].numpy() > 0
     return np.asarray(distance_transform_edt(~shown, return_distances=False, return_indices=True), dtype=np.intp)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from softpatch.config import PRETRAINED, RANDOM
 from softpatch.errors import InputError, WeightsError
-from softpatch.features.builtin import BUILTIN, LAYER, MEAN, STD, WEIGHTS_DIGEST, WEIGHTS_FILE, BuiltinNetwork
+from softpatch.features.builtin import BUILTIN, LAYER, MEAN, STD, STRIDE, WEIGHTS_DIGEST, WEIGHTS_FILE, BuiltinNetwork
 from softpatch.features.folding import fold_batch_norm
 from softpatch.features.weights import hub_file, read_weights, weights_digest
 from softpatch.progress import Progress, silent
@@ -27,12 +27,13 @@ _torchvision_operators: list[torch.library.Library] = []  # kept alive: a librar
 class Backbone:
     """A network ready for inference: what it is called, which layers it gives, and whose weights it has.
 
-    `digest` identifies the weights of the layers in use (`weights_digest`), before any folding. The network computes
-    in `dtype`: half precision on a GPU, else single.
+    Its finest grid has a cell for every `stride` x `stride` pixels. `digest` identifies the weights of the layers in
+    use (`weights_digest`), before any folding. The network computes in `dtype`: half precision on a GPU, else single.
     """
 
     name: str
     layers: tuple[str, ...]
+    stride: int
     digest: str
     device: torch.device
     dtype: torch.dtype
@@ -114,11 +115,13 @@ def load_backbone(
         return _load_builtin(layers, weights, torch.device(device), seed)
     model = _create(name, image_size, seed)
     names = [str(info["module"]) for info in model.feature_info]
-    chosen = _choose_layers(name, names, [int(info["reduction"]) for info in model.feature_info], layers)
+    reductions = [int(info["reduction"]) for info in model.feature_info]
+    chosen = _choose_layers(name, names, reductions, layers)
+    finest = min(reductions[index] for index, _ in chosen)
     indices = [index for index, _ in chosen]
     model.prune_intermediate_layers(indices, prune_norm=True, prune_head=True)
     config = model.pretrained_cfg
-    stride = min(int(info["reduction"]) for info in model.feature_info)
+    stride = min(reductions)
     if config.get("fixed_input_size") and image_size % stride:  # a ViT may drop the last pixels unasked
         raise InputError(
             f"`backbone` {name!r} takes images of a multiple of {stride} px, not {image_size}; change `crop`"
@@ -136,12 +139,13 @@ def load_backbone(
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(f"`backbone` {name!r} cannot take {image_size} px images ({error}); change `crop`") from error
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
-    return _placed(name, tuple(layer for _, layer in chosen), digest, torch.device(device), folded, mean, std)
+    return _placed(name, tuple(layer for _, layer in chosen), finest, digest, torch.device(device), folded, mean, std)
 
 
 def _placed(
     name: str,
     layers: tuple[str, ...],
+    stride: int,
     digest: str,
     device: torch.device,
     network: nn.Module,
@@ -150,11 +154,11 @@ def _placed(
 ) -> Backbone:
     dtype = torch.float16 if device.type == "cuda" else torch.float32
     network = network.to(device, dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Backbone(name, layers, digest, device, dtype, network, mean.to(device), std.to(device))
+    return Backbone(name, layers, stride, digest, device, dtype, network, mean.to(device), std.to(device))
 
 
 def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.device, seed: int) -> Backbone:
-    _choose_layers(BUILTIN, [LAYER], [8], layers)
+    _choose_layers(BUILTIN, [LAYER], [STRIDE], layers)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = BuiltinNetwork().eval().requires_grad_(False)
@@ -170,7 +174,7 @@ def _load_builtin(layers: Sequence[str] | None, weights: str, device: torch.devi
         raise WeightsError(
             f"the weights of backbone {BUILTIN!r} in {WEIGHTS_FILE} were altered; install softpatch anew"
         )
-    return _placed(BUILTIN, (LAYER,), digest, device, network, torch.tensor(MEAN), torch.tensor(STD))
+    return _placed(BUILTIN, (LAYER,), STRIDE, digest, device, network, torch.tensor(MEAN), torch.tensor(STD))
 
 
 def _create(name: str, image_size: int, seed: int) -> Any:

@@ -14,7 +14,7 @@ BUILTIN = "builtin-v1"
 WEIGHTS_FILE = Path(__file__).with_name(f"{BUILTIN}.safetensors")
 WEIGHTS_DIGEST = "21103dced023bbebd514d05f9ddf5a4003a62bec85fd1b1a987d93d90fef5fc5"
 """`weights_digest` of what `WEIGHTS_FILE` holds, as float32."""
-LAYER = "stride8"
+LAYER, STRIDE = "stride8", 8
 """The name of its one map, which has a cell for every 8 x 8 pixels."""
 MEAN, STD = 0.5, 0.25
 """What is taken from pixels in [0, 1], and what the rest is divided by."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from softpatch.memory.belief import NO_ANSWERS, believe, first_hypotheses
 from softpatch.memory.estimate import Contamination
-from softpatch.memory.evidence import image_evidence
+from softpatch.memory.evidence import USUAL_GRID, image_evidence
 from softpatch.memory.shorth import SMALLEST, middle_and_spread
 from softpatch.progress import Progress, silent
 from softpatch.threads import single_threaded_workers
@@ -29,6 +29,7 @@ REFERENCES = 256
 """Images that others are compared with at most, so that the cost grows with their number and not with its square."""
 _FEWEST = 10  # images; of fewer none is distrusted
 _SUSPECTS = 0.1  # of an image's patches, at least: the farthest from those at their position
+_MOST_SUSPECTS = 256  # of an image of more patches than usual
 _PAIRS = 2000  # of whole images that are compared where there are so few
 _AUDITED = 0.01  # of an image's patches: the most anomalous, whose mean is its audit score
 _AT_ONCE = 0.05  # of the images are dropped
@@ -41,7 +42,7 @@ _SET_APART = 0.8  # of the variance is explained by two groups: of a normal curv
 _MARGIN = 1.15  # of the radius, for images that are not trusted: what several of them share may be a defect
 _LONGER_ABOVE = 1.35  # how much wider good images' audit scores spread above their middle than below
 _FEW_QUERIES = 784  # that a thread measures at a time
-_FEW_IMAGES = 32  # whose patches are held in single precision
+_FEW_IMAGES = 32  # of the usual size, whose patches are held in single precision
 _FEW_PATCHES = 784  # that it is compared with at a time
 _SOME = 8  # patches of which one is looked at
 
@@ -93,16 +94,18 @@ def audit_images(
     `nearest` and `lof` (N, P) are the scores of these discriminators. By the former the tenth of the patches that are
     farthest from those at their position are compared with whole images, or more where there are few images. Dropped
     are 3.5 times as many images as stand out, within 10 and 40 %; or as many as a person's `answers` ask for, which say
-    of some images whether they are anomalous (see `trusted_by_answers`).
+    of some images whether they are anomalous (see `trusted_by_answers`). Of images of more than `USUAL_GRID` patches as
+    many count as of those, or a few more, so that a small defect is not lost among many patches, and neither is time.
     """
     count, positions, dim = projected.shape
     references = _references(count, projected.device)
     share = min(1.0, max(_SUSPECTS, _PAIRS / (count * len(references))))
-    suspects = nearest.topk(min(positions, max(8, round(share * positions))), dim=1).indices
+    most = positions if positions <= USUAL_GRID else max(_MOST_SUSPECTS, round(share * USUAL_GRID))
+    suspects = nearest.topk(min(most, max(8, round(share * positions))), dim=1).indices
     asked = projected.gather(1, suspects[:, :, None].expand(-1, -1, dim))
-    distances = image_distances(asked, projected[references], progress=progress)
+    distances = image_distances(asked, projected, references, progress=progress)
     distances[references, :, torch.arange(len(references), device=references.device)] = torch.inf
-    highest = max(1, round(_AUDITED * positions))
+    highest = max(1, round(_AUDITED * min(positions, USUAL_GRID)))
     rounds = concentrate(distances, references, highest, 1 if count < _FEWEST else _ROUNDS)
     evidence = image_evidence(rounds, lof)
     trusted = torch.ones(count, dtype=torch.bool, device=projected.device)
@@ -232,7 +235,7 @@ def support(
     (Q,), numbers of images.
     """
     references = audit.references
-    distances = image_distances(patches, projected[references], progress=progress).float()
+    distances = image_distances(patches, projected, references, progress=progress).float()
     distances[owners[:, None] == references] = torch.inf
     wanted = min(ceil((KNOWN_BY - 1) * len(references) / len(projected)), len(references) - 1)
     several = distances.kthvalue(wanted, dim=1).values
@@ -250,27 +253,32 @@ def support_radii(nearest_trusted: Tensor, several: Tensor, trusted: Tensor, dou
     return torch.where(doubtful, torch.maximum(radii, several), radii)
 
 
-def image_distances(queries: Tensor, references: Tensor, *, progress: Progress = silent) -> Tensor:
+def image_distances(
+    queries: Tensor, images: Tensor, numbers: Tensor | None = None, *, progress: Progress = silent
+) -> Tensor:
     """Find each patch's distance to each of M images, which is that to their nearest patch, wherever it lies.
 
-    Of `queries` (..., D) and `references` (M, R, D), float16, gives float16 distances (..., M). All of them are
+    Of `queries` (..., D) and `images` (N, R, D), float16, of which those with the `numbers` (M,) are compared, or all,
+    gives float16 distances (..., M). All of them are
     computed, 2·M·R·D operations for each patch; the expanded square of embeddings seen from their mean errs by a few
     thousandths, as float16 does.
     """
     shape, queries = queries.shape[:-1], queries.reshape(-1, queries.shape[-1])
-    mean = references[:, ::_SOME].float().mean(dim=(0, 1))  # about that of all: values are smaller as seen from there
-    found = torch.empty(len(queries), len(references), dtype=torch.float16, device=queries.device)
+    numbers = torch.arange(len(images), device=images.device) if numbers is None else numbers
+    mean = images[:, ::_SOME][numbers].float().mean(dim=(0, 1))  # about that of all: values seen from there are smaller
+    found = torch.empty(len(queries), len(numbers), dtype=torch.float16, device=queries.device)
     starts = range(0, len(queries), _FEW_QUERIES)
     each = single_threaded_workers().map if queries.device.type == "cpu" else map
-    for first in range(0, len(references), _FEW_IMAGES):
-        some = slice(first, first + _FEW_IMAGES)
-        centred = references[some].float() - mean
+    at_once = max(1, _FEW_IMAGES * USUAL_GRID // max(USUAL_GRID, images.shape[1]))
+    for first in range(0, len(numbers), at_once):
+        some = slice(first, first + at_once)
+        centred = images[numbers[some]].float() - mean
         # ‖p-q‖² - ‖q‖² in one product: (-2p, ‖p‖²)·(q, 1)
         rows = torch.cat([-2 * centred, centred.square().sum(dim=2, keepdim=True)], dim=2)
         for _ in each(partial(_measure, queries, mean, rows, found[:, some]), starts):
             pass  # but for what it may raise
-        progress("comparing images", min(some.stop, len(references)), len(references))
-    return found.view(*shape, len(references))
+        progress("comparing images", min(some.stop, len(numbers)), len(numbers))
+    return found.view(*shape, len(numbers))
 
 
 def _measure(queries: Tensor, mean: Tensor, rows: Tensor, found: Tensor, start: int) -> None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from softpatch.memory.shorth import SMALLEST
 
+USUAL_GRID = 784
+"""Patches of an image of the usual size, 28 x 28: of larger images not the larger share counts, but what is oddest."""
 _UNUSUAL = 0.05  # of an image's patches: the most unusual at their position
 _SMALLEST_DEVIATION = 0.01  # of logarithms at a position, where images may all show the same
 _BESIDE = 0.5  # of a spread of audit scores, for each spread of what is unusual by position
@@ -31,12 +33,12 @@ def _unusual_by_position(lof: Tensor) -> Tensor:
     """How unusual images are at their patches' positions, (N,), by LOF scores (N, P).
 
     Their logarithms are taken as robust deviations from the median at the position, and of these the mean of an image's
-    highest 5 %.
+    highest 5 %, as of an image of the usual size at most.
     """
     logs = lof.clamp_min(SMALLEST).log()
     apart = logs - logs.median(dim=0).values
     deviations = apart / (1.4826 * apart.abs().median(dim=0).values).clamp_min(_SMALLEST_DEVIATION)
-    return deviations.topk(max(1, round(_UNUSUAL * lof.shape[1])), dim=1).values.mean(dim=1)
+    return deviations.topk(max(1, round(_UNUSUAL * min(lof.shape[1], USUAL_GRID))), dim=1).values.mean(dim=1)
 
 
 def _in_spreads(values: Tensor) -> Tensor:

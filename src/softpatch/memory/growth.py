@@ -68,7 +68,7 @@ def additions_radii(
     shown = projected[owners * copies, place]  # on the image itself
     references = torch.linspace(0, len(trusted) - 1, min(len(trusted), REFERENCES), device=trusted.device).long()
     older = _distances_to_owners(shown, bank, described)
-    newer = image_distances(shown, projected[::copies][references]).float()
+    newer = image_distances(shown, projected[::copies], references).float()
     newer[owners[:, None] == references] = torch.inf
     every = torch.cat([older, newer], dim=1)
     several = every.kthvalue(min(KNOWN_BY - 1, every.shape[1]), dim=1).values

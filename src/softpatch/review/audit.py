@@ -18,6 +18,7 @@ from torch import Tensor
 from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import PRESETS, Settings
 from softpatch.data.decisions import NO_DECISIONS, Decision, answers_of
+from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.detector import Detector
 from softpatch.errors import InputError
@@ -161,9 +162,9 @@ def _left_out(detector: Detector, seen: Seen, progress: Progress) -> list[Predic
     """What the detector says of each image without what it learned from it; the maps are kept on disk."""
     known = {} if detector.record is None else {digest: n for n, digest in enumerate(detector.record.digests)}
     numbers = {ref.name: known.get(digest, -1) for ref, digest in zip(seen.refs, seen.digests, strict=True)}
-    side = detector.settings.crop
+    shape = Framing.of(detector.settings).map_shape
     with TemporaryFile() as file:
-        maps = np.memmap(file, np.float32, "w+", shape=(len(seen.refs), side, side))
+        maps = np.memmap(file, np.float32, "w+", shape=(len(seen.refs), *shape))
     found = []
     for number, prediction in enumerate(detector.predict(seen.refs, numbers=numbers, progress=progress)):
         maps[number] = prediction.anomaly_map

@@ -177,5 +177,5 @@ def notes(result: Evaluation) -> list[str]:
 def _mask(sample: Sample, framing: Framing) -> NDArray[np.bool_] | None:
     """The true mask in the crop's pixels: all nominal for a good image, None where it is not known."""
     if not sample.is_anomalous:
-        return np.zeros((framing.crop, framing.crop), dtype=bool)
+        return np.zeros(framing.map_shape, dtype=bool)
     return framing.apply_to_mask(sample.read_mask()).numpy() if sample.mask_paths else None

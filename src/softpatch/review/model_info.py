@@ -9,7 +9,7 @@ from softpatch.config import nearest_preset
 from softpatch.memory.estimate import Contamination
 from softpatch.stored_model import StoredBank, StoredModel, read_model
 
-_SHOWN_ELSEWHERE = ("roi", "value_range")
+_SHOWN_ELSEWHERE = ("roi", "value_range", "tile", "tile_overlap", "size")
 
 
 def model_info(path: Path) -> dict[str, Any]:
@@ -58,13 +58,11 @@ def _bank(bank: StoredBank) -> dict[str, int]:
 def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
     """What `model_info` found as headings and what stands beside them, in the order in which a person asks."""
     settings, backbone = record["settings"], record["backbone"]
-    resize, crop = settings["resize"], settings["crop"]
     black, white = settings["value_range"] or (None, None)
     copies = "" if record["copies"] == 1 else f", {record['copies']} copies of each, turned or mirrored"
     layers = f"layer{'s' if len(backbone['layers']) > 1 else ''} {', '.join(backbone['layers'])}"
     banks = [f"{bank['patches']:,} patches of {bank['embedding_dim']} numbers" for bank in record["banks"]]
     roi = "" if settings["roi"] is None else ", in it only a region of interest"
-    look = f"{resize} x {resize} px" + ("" if crop == resize else f", of which the centre {crop} x {crop} px")
     rate, share = (f"{100 * settings[name]:.3g}%" for name in ("false_alarm_rate", "check_share"))
     contamination = record["contamination"]
     kept = record["left_out_images"]
@@ -80,7 +78,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("left-out scores", f"kept, of {kept} images" if kept else "not kept; the threshold can only be set"),
         ("preset", record["preset"] + _changed(record["changed"])),
-        ("looks at", f"{look}{roi}, in {record['grid'][0]} x {record['grid'][1]} patches"),
+        ("looks at", f"{_look(settings)}{roi}, in {record['grid'][0]} x {record['grid'][1]} patches"),
         ("values", "as files state them" if white is None else f"black at {black:g}, white at {white:g}"),
         ("backbone", f"{backbone['name']}, {layers}, weights of SHA-256 {backbone['digest']}"),
         ("memory bank", banks[0] if len(banks) == 1 else f"{banks[0]} for scores, {banks[1]} for maps"),
@@ -88,6 +86,14 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
         ("size", f"{record['bytes'] / 1e6:.1f} MB"),
         ("SHA-256", record["sha256"]),
     ]
+
+
+def _look(settings: dict[str, Any]) -> str:
+    if settings["tile"] is not None:
+        (width, height), tile = settings["size"], settings["tile"]
+        return f"{width} x {height} px, in tiles of {tile} x {tile} px that share {settings['tile_overlap']}"
+    resize, crop = settings["resize"], settings["crop"]
+    return f"{resize} x {resize} px" + ("" if crop == resize else f", of which the centre {crop} x {crop} px")
 
 
 def _names(count: int | None, folder: str | None) -> str:

@@ -7,14 +7,16 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 
-def anomaly_maps(patch_scores: Tensor, size: int, sigma: float) -> Tensor:
-    """Upsample patch scores (B, H, W) bilinearly and smooth them with a Gaussian: float32 maps (B, size, size).
+def anomaly_maps(patch_scores: Tensor, shape: tuple[int, int], sigma: float) -> Tensor:
+    """Upsample patch scores (B, H, W) bilinearly and smooth them with a Gaussian: float32 maps (B, *shape).
 
     `sigma` is in pixels of the map; borders are mirrored. Both steps are linear and separable, so together they
     are one small matrix per axis.
     """
-    rows = _upsample_and_smooth(patch_scores.shape[1], size, sigma).to(patch_scores.device)
-    columns = _upsample_and_smooth(patch_scores.shape[2], size, sigma).to(patch_scores.device)
+    rows, columns = (
+        _upsample_and_smooth(grid, size, sigma).to(patch_scores.device)
+        for grid, size in zip(patch_scores.shape[1:], shape, strict=True)
+    )
     return rows @ patch_scores @ columns.T
 
 
