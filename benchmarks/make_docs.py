@@ -19,7 +19,9 @@ from typing import Any
 import audit
 import audit_page
 import growth
+import large_images
 import performance
+import small_defects
 import startup
 from browser import chromium
 
@@ -33,7 +35,13 @@ ROOT = Path(__file__).parent.parent
 LAB = ROOT / "docs/lab"
 PICTURES = {"why-noise-matters.png": "why-noise-matters.png", "overlays/dent/000.png.png": "overlay.png"}
 """What becomes of the demo's pictures in docs/images."""
-PAGES = (ROOT / "README.md", LAB / "performance.md", LAB / "products.md", LAB / "audit.md")
+PAGES = (
+    ROOT / "README.md",
+    LAB / "performance.md",
+    LAB / "products.md",
+    LAB / "audit.md",
+    ROOT / "docs/how-to/small-defects.md",
+)
 PRODUCTS = ("bottle", "metal_plate", "leather_tiles", "casting", "screw", "magnetic_tile")
 METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+", "agreement": "**softpatch**"}
 SHOWN_RATIOS = {0.0: "clean folder", 0.1: "10 %", 0.4: "40 %"}
@@ -176,6 +184,8 @@ def parts() -> dict[str, str]:
         "products": as_markdown(tables(rows)),
         "audit": audit.table(audited),
         "calibration": audit.calibration(audited),
+        "small_defects": small_defects.table(json.loads(small_defects.ROWS.read_text())),
+        "tiles": large_images.table(json.loads(large_images.ROWS.read_text())),
         "answers": answers(read_rows(LAB / "answers_rows.jsonl")),
     }
 

@@ -19,6 +19,7 @@ FLOORS = [
     {"training_record"},
     {"stored_model"},
     {"memory_budget", "symmetry"},
+    {"alignment"},
     {"passes", "patch_detector"},
     {"scoring"},
     {"results"},

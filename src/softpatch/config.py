@@ -38,6 +38,10 @@ AUTO_TILE = 512
 SMALLEST_TILE = 64
 SEEN_SIDE = 16
 """Pixels that the smallest defect is to be seen with."""
+REFERENCE_SIDE = 64
+"""Of the grey image that `Settings.align` holds, in pixels."""
+ALIGNMENTS = ("none", "find")
+"""What `Settings.align` may be at fit."""
 ROI_SIDE = 256
 """Of the bitmap that `Settings.roi` holds, in pixels."""
 LARGEST_VALUE = 1e30
@@ -62,6 +66,8 @@ class Settings:
         is painted grey.
         value_range: the values of black and white in images of more than 8 bits; None has a fit look at the values
         where files do not say it.
+        align: with "find", parts that lie turned or shifted are brought to lie as on one of the images, where that is
+        found to help; a fit makes of it "none", or the image as `softpatch.data.registration` packs it.
         symmetries: with "find", turned and mirrored copies of the images are learned from where the product is found
         to look the same so; with "none" they are not.
     Features:
@@ -97,6 +103,7 @@ class Settings:
     size: tuple[int, ...] | None = None
     roi: str | None = None
     value_range: tuple[float, float] | None = None
+    align: str = "none"
     symmetries: str = "none"
     backbone: str = "builtin-v1"
     layers: tuple[str, ...] | None = None
@@ -129,6 +136,10 @@ class Settings:
         _within("resize", self.resize, 32, 16384)
         _within("crop", self.crop, 32, self.resize)
         _check_tiles(self)
+        if self.align not in ALIGNMENTS:
+            unpacked_reference(self.align)
+        if self.align != "none" and self.roi is not None:
+            raise InputError("`align` and `roi` do not go together: the region would have to move with the part")
         if self.roi is not None:
             unpacked_roi(self.roi)
         if self.value_range is not None:
@@ -299,6 +310,17 @@ def unpacked_roi(roi: str) -> bytes:
     if len(bitmap) != size or not any(bitmap):
         raise InputError(f"`roi` holds no bitmap of {ROI_SIDE} x {ROI_SIDE} pixels with any of them set")
     return bitmap
+
+
+def unpacked_reference(align: str) -> bytes:
+    """The grey pixels in `Settings.align`, row by row. Raises `InputError` for text that holds none."""
+    try:
+        pixels = base64.b64decode(align, validate=True)
+    except ValueError:
+        pixels = b""
+    if len(pixels) != REFERENCE_SIDE**2:
+        raise InputError(f"`align` is {align[:20]!r}; {choose_from(align, ALIGNMENTS)}")
+    return pixels
 
 
 def check_value_range(value_range: tuple[float, ...]) -> None:

@@ -33,7 +33,7 @@ from softpatch.memory.estimate import Contamination
 from softpatch.memory.evidence import USUAL_GRID
 from softpatch.memory.groups import image_groups
 from softpatch.memory_budget import check_image_memory
-from softpatch.passes import Seen, embeddings_of_images, first_pass, full_embeddings, read_framed
+from softpatch.passes import Seen, embeddings_of_images, first_pass, full_embeddings, product_alignment, read_framed
 from softpatch.patch_detector import PatchDetector, calibration_images, choose_banks, need_images
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction, is_unlike_training
@@ -112,6 +112,8 @@ class Detector:
         if settings.tile is not None:
             settings = in_whole_patches(settings, size_unit(backbone))
         _check_roi(settings)
+        if settings.align == "find":
+            settings = replace(settings, align=product_alignment(refs, backbone, settings, runtime, on_note=on_note))
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
@@ -195,18 +197,20 @@ class Detector:
         rows, columns = self.grid
         done = 0
         batches = read_framed(refs, self.settings, self.runtime, on_skip)
-        embedded = (
-            (batch, sizes, image_embeddings(images, self.backbone, self.settings)) for batch, sizes, images in batches
-        )
-        for batch, sizes, embeddings in one_ahead(embedded):
-            owners = None if numbers is None else torch.tensor([numbers[ref.name] for ref in batch])
+        embedded = ((batch, image_embeddings(batch.images, self.backbone, self.settings)) for batch in batches)
+        for batch, embeddings in one_ahead(embedded):
+            owners = None if numbers is None else torch.tensor([numbers[ref.name] for ref in batch.refs])
             owners = None if owners is None else owners.to(embeddings.device)
             image_scores, peaks, patch_scores = self.banks.score(embeddings, owners=owners)
             maps = _maps(patch_scores.view(-1, rows, columns), framing, self.settings)
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
-            for i, (ref, (width, height)) in enumerate(zip(batch, sizes, strict=True)):
+            unlike = [is_unlike_training(each, self.map_threshold, framing.inside) for each in maps]
+            if batch.poses is not None:
+                maps = framing.maps_as_they_lie(maps, batch.poses)
+            for i, (ref, (width, height)) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
                 peak = framing.nearest_inside(int(peaks[i]), self.grid)
-                peak_x, peak_y = framing.patch_to_original(peak, self.grid, width, height)
+                pose = None if batch.poses is None else batch.poses[i]
+                peak_x, peak_y = framing.patch_to_original(peak, self.grid, width, height, pose)
                 yield Prediction(
                     path=ref.name,
                     image_score=float(image_scores[i]),
@@ -218,10 +222,10 @@ class Detector:
                     height=height,
                     anomaly_map=maps[i],
                     map_threshold=used.map_threshold,
-                    is_unlike_training=is_unlike_training(maps[i], self.map_threshold, framing.inside),
+                    is_unlike_training=unlike[i],
                     framing=framing,
                 )
-            done += len(batch)
+            done += len(batch.refs)
             progress("predict", done, len(refs))
 
 

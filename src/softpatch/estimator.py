@@ -55,6 +55,7 @@ class SoftPatch:
         size: tuple[int, int] | None = None,
         roi: str | Path | None = None,
         value_range: tuple[float, float] | None = None,
+        align: str | None = None,
         symmetries: str | None = None,
         backbone: str | None = None,
         layers: Sequence[str] | None = None,

@@ -13,9 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from softpatch.config import Runtime, Settings
+from softpatch.alignment import find_alignment
+from softpatch.config import ALIGNMENTS, Runtime, Settings
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, in_range, pixel_digests, read_in_batches
+from softpatch.data.registration import find_poses, moved, small_greys
 from softpatch.errors import ImageError
 from softpatch.features.backbone import Backbone
 from softpatch.features.tiles import embedding_shape, image_embeddings
@@ -27,11 +29,33 @@ from softpatch.symmetry import MOST_IMAGES, NONE, SAMPLE, Symmetry, find_symmetr
 from softpatch.training_record import TrainingRecord
 
 
+_FEWEST = 8  # images that are looked at to see whether to align them
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Images (B, 3, h, w) as the network sees them, of which originals, of what (width, height), and the poses
+    (B, 2, 3) that they are seen through, if they are aligned."""
+
+    refs: list[ImageRef]
+    sizes: list[tuple[int, int]]
+    images: Tensor
+    poses: Tensor | None
+
+    def only(self, numbers: list[int]) -> "Batch":
+        """Some of the images, by their numbers, which rise."""
+        if len(numbers) == len(self.refs):
+            return self
+        poses = None if self.poses is None else self.poses[numbers]
+        return Batch([self.refs[n] for n in numbers], [self.sizes[n] for n in numbers], self.images[numbers], poses)
+
+
 @dataclass(frozen=True, eq=False)
 class Seen:
     """What the first pass found: the N images that could be read, each with the digest of what was seen of it,
     `projected` embeddings (N·G, P, d) float16 of the copies that the G `symmetries` make of each, the image itself
-    first, the patch grid (H, W), and the size D of the full embeddings."""
+    first, the patch grid (H, W), the size D of the full embeddings, and the `poses` (N, 2, 3) that images were
+    seen through, if they are aligned."""
 
     refs: list[ImageRef]
     digests: list[bytes]
@@ -39,6 +63,7 @@ class Seen:
     symmetries: tuple[Symmetry, ...]
     grid: tuple[int, int]
     dim: int
+    poses: Tensor | None
 
     @property
     def is_whole(self) -> bool:
@@ -81,14 +106,25 @@ def first_pass(
     need = fit_memory(len(refs) * copies, prod(grid), dim, settings, weights)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: dict[bytes, ImageRef] = {}
-    for batch, images in _distinct(refs, settings, runtime, before, usable, on_skip):
-        on_images(images)
-        start = (len(usable) - len(batch)) * copies
-        embeddings = _embeddings_of_copies(images, symmetries, backbone, settings)
+    poses = []
+    for batch in _distinct(refs, settings, runtime, before, usable, on_skip):
+        on_images(batch.images)
+        poses.append(batch.poses)
+        start = (len(usable) - len(batch.refs)) * copies
+        embeddings = _embeddings_of_copies(batch.images, symmetries, backbone, settings)
         projected[start : len(usable) * copies] = project(embeddings, settings.projected_dim, settings.seed)
         progress("patch embeddings", len(usable), len(refs))
     progress("patch embeddings", len(refs), len(refs))
-    return Seen(list(usable.values()), list(usable), projected[: len(usable) * copies], symmetries, grid, dim)
+    aligned = [each for each in poses if each is not None]
+    return Seen(
+        list(usable.values()),
+        list(usable),
+        projected[: len(usable) * copies],
+        symmetries,
+        grid,
+        dim,
+        torch.cat(aligned) if aligned else None,
+    )
 
 
 def product_symmetries(
@@ -103,7 +139,7 @@ def product_symmetries(
     if settings.symmetries == "none" or 2 * count > MOST_IMAGES:
         return NONE
     sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE)).long()]
-    images = [batch for _, batch in _distinct(sample, settings, runtime, {}, {}, lambda _: None)]
+    images = [batch.images for batch in _distinct(sample, settings, runtime, {}, {}, lambda _: None)]
     if not images:
         return NONE
 
@@ -113,6 +149,45 @@ def product_symmetries(
         return project(embeddings, settings.projected_dim, settings.seed)
 
     return find_symmetries(torch.cat(images), embed, count)
+
+
+def product_alignment(
+    refs: Sequence[ImageRef],
+    backbone: Backbone,
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    on_note: Callable[[str], None] | None,
+) -> str:
+    """What `Settings.align` is to be, as a sample of the training images shows it; what was found goes to `on_note`."""
+    framing = Framing.of(settings)
+    fewer = max(_FEWEST, SAMPLE * images_at_once(settings, runtime) // runtime.batch_size)  # of large images
+    sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE, fewer)).long()]
+    found = list(
+        read_in_batches(
+            in_range(sample, settings.value_range),
+            framing.resized,
+            batch_size=1,
+            workers=runtime.workers,
+            on_skip=lambda _: None,
+        )
+    )
+
+    def embed(images: Tensor) -> Tensor:
+        parts = torch.split(framing.cropped(images), images_at_once(settings, runtime))
+        embeddings = torch.cat([image_embeddings(part, backbone, settings) for part in parts])
+        return project(embeddings, settings.projected_dim, settings.seed)
+
+    if len(found) < 3:
+        return "none"
+    aspects = [width / height for _, ((width, height),), _ in found]
+    reference, nearer = find_alignment(torch.cat([image for _, _, image in found]), aspects, embed)
+    if on_note:
+        on_note(
+            f"images are {1 - nearer:.0%} nearer to each other once they are aligned, "
+            + ("and are from now on" if reference != "none" else "which is too little, so they are not")
+        )
+    return reference
 
 
 def full_embeddings(
@@ -127,18 +202,18 @@ def full_embeddings(
         return seen.projected.flatten(0, 1)[needed]
     found = torch.empty(len(needed), seen.dim, dtype=torch.float16, device=needed.device)
     of_image = positions * len(seen.symmetries)
-    for batch, _, images in read_framed(seen.refs, settings, runtime, None):
-        for ref, before, now in zip(batch, seen.digests[done:], pixel_digests(images), strict=False):
+    for batch in read_framed(seen.refs, settings, runtime, None):
+        for ref, before, now in zip(batch.refs, seen.digests[done:], pixel_digests(batch.images), strict=False):
             if before != now:
                 raise ImageError(
                     f"{ref.name} was changed while it was learned from; leave images alone until fit is done"
                 )
-        embeddings = _embeddings_of_copies(images, seen.symmetries, backbone, settings)
-        bounds = torch.tensor([done, done + len(batch)]) * of_image
+        embeddings = _embeddings_of_copies(batch.images, seen.symmetries, backbone, settings)
+        bounds = torch.tensor([done, done + len(batch.refs)]) * of_image
         first, after = torch.searchsorted(needed, bounds.to(needed.device)).tolist()
         chosen = (needed[first:after] - done * of_image).to(embeddings.device)
         found[first:after] = embeddings.flatten(0, 1)[chosen]
-        done += len(batch)
+        done += len(batch.refs)
         progress("patches of the bank", done, len(seen.refs))
     return found
 
@@ -147,16 +222,16 @@ def embeddings_of_images(
     refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
 ) -> Iterator[Tensor]:
     """Patch embeddings (B, P, D) float16 of images, a batch after the other."""
-    for _, _, images in read_framed(refs, settings, runtime, None):
-        yield image_embeddings(images, backbone, settings)
+    for batch in read_framed(refs, settings, runtime, None):
+        yield image_embeddings(batch.images, backbone, settings)
 
 
 def digested_embeddings(
     refs: Sequence[ImageRef], backbone: Backbone, settings: Settings, runtime: Runtime
 ) -> Iterator[tuple[list[bytes], Tensor]]:
     """The same with the digests of the images' prepared pixels; unreadable images are passed over."""
-    for _, _, images in read_framed(refs, settings, runtime, lambda _: None):
-        yield pixel_digests(images), image_embeddings(images, backbone, settings)
+    for batch in read_framed(refs, settings, runtime, lambda _: None):
+        yield pixel_digests(batch.images), image_embeddings(batch.images, backbone, settings)
 
 
 def read_framed(
@@ -164,11 +239,32 @@ def read_framed(
     settings: Settings,
     runtime: Runtime,
     on_skip: Callable[[SkippedImage], None] | None,
-) -> Iterator[tuple[list[ImageRef], list[tuple[int, int]], Tensor]]:
-    """Images as `settings` have them seen, as `read_in_batches` gives them; a batch holds fewer that are large."""
+) -> Iterator[Batch]:
+    """Images as `settings` have them seen, in batches of fewer where they are large; see `read_in_batches`."""
     framing = Framing.of(settings)
-    refs, at_once = in_range(refs, settings.value_range), images_at_once(settings, runtime)
-    return read_in_batches(refs, framing.apply, batch_size=at_once, workers=runtime.workers, on_skip=on_skip)
+    is_aligned = settings.align not in ALIGNMENTS
+    reading = read_in_batches(
+        in_range(refs, settings.value_range),
+        framing.resized if is_aligned else framing.apply,
+        batch_size=images_at_once(settings, runtime),
+        workers=runtime.workers,
+        on_skip=on_skip,
+    )
+    for batch, sizes, images in reading:
+        if is_aligned:
+            poses = poses_of(images, sizes, settings.align)
+            yield Batch(batch, sizes, framing.cropped(moved(images, poses)), poses)
+        else:
+            yield Batch(batch, sizes, images, None)
+
+
+def poses_of(images: Tensor, sizes: Sequence[tuple[int, int]], reference: str) -> Tensor:
+    """The poses (B, 2, 3) of resized images (B, 3, H, W), by a reference and their original (width, height)."""
+    greys = small_greys(images)
+    found = [
+        find_poses(grey[None], reference, width / height)[0] for grey, (width, height) in zip(greys, sizes, strict=True)
+    ]
+    return torch.cat(found)
 
 
 def _distinct(
@@ -178,22 +274,21 @@ def _distinct(
     before: Mapping[bytes, str],
     seen: dict[bytes, ImageRef],
     on_skip: Callable[[SkippedImage], None] | None,
-) -> Iterator[tuple[list[ImageRef], Tensor]]:
-    """Batch by batch, images (B, 3, h, w) whose like is not among those `seen`, to which they are added.
+) -> Iterator[Batch]:
+    """Batch by batch, images whose like is not among those `seen`, to which they are added.
 
     Nor is it among those learned from `before`, by digest and name.
     """
-    for batch, _, images in read_framed(refs, settings, runtime, on_skip):
+    for batch in read_framed(refs, settings, runtime, on_skip):
         new: dict[bytes, int] = {}
-        for number, (ref, digest) in enumerate(zip(batch, pixel_digests(images), strict=True)):
+        for number, (ref, digest) in enumerate(zip(batch.refs, pixel_digests(batch.images), strict=True)):
             if digest not in seen and digest not in before:
                 seen[digest], new[digest] = ref, number
             elif on_skip:
                 original = before.get(digest) or seen[digest].name
                 on_skip(SkippedImage(ref.name, f"the same image as {original}", original))
         if new:
-            chosen = list(new.values())
-            yield [batch[number] for number in chosen], images if len(chosen) == len(batch) else images[chosen]
+            yield batch.only(list(new.values()))
 
 
 def _embeddings_of_copies(

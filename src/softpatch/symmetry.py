@@ -63,11 +63,11 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
     if len(images) < 3:
         return NONE
     plain = embed(images)
-    own = _distances_to_others(plain, plain)
+    own = distances_to_others(plain, plain)
 
     def far(turned: Tensor) -> float:
         """How far embeddings of turned images are, over the distances of the images as they are."""
-        return float(_distances_to_others(turned, plain).median() / own[: len(turned)].median())
+        return float(distances_to_others(turned, plain).median() / own[: len(turned)].median())
 
     def near_enough(symmetry: Symmetry) -> bool:
         turned = transform(images, symmetry)
@@ -90,7 +90,7 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
     return NONE
 
 
-def _distances_to_others(queries: Tensor, references: Tensor) -> Tensor:
+def distances_to_others(queries: Tensor, references: Tensor) -> Tensor:
     """How far the patches of each image (n,) are, on average, from the nearest of the other `references` (m, P, D).
 
     The first n of these are the images themselves, as they are.

@@ -73,8 +73,10 @@ class Task:
             )
         if not 0 <= self.noise_ratio <= 1:
             raise InputError(f"`noise_ratio` is {self.noise_ratio}; it lies between 0 and 1")
-        if self.detector_settings().tile is not None:
-            raise InputError("a benchmark squeezes images, as the papers do; leave out `tile`")
+        settings = self.detector_settings()
+        for name in ("tile", "align"):
+            if getattr(settings, name) not in (None, "none"):
+                raise InputError(f"a benchmark sees images as the papers do, squeezed as they lie; leave out `{name}`")
 
     def detector_settings(self) -> Settings:
         """All settings: the method's, and what differs from them."""

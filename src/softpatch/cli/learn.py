@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from softpatch.cli.options import (
+    Align,
     Category,
     CheckShare,
     CoresetRatio,
@@ -48,6 +49,7 @@ def fit(
     smallest_defect: SmallestDefect = None,
     roi: Roi = None,
     value_range: ValueRange = None,
+    align: Align = False,
     symmetries: Annotated[
         str | None,
         choice(
@@ -81,6 +83,7 @@ def fit(
         "tile": tile,
         "tile_overlap": overlap,
         "smallest_defect": smallest_defect,
+        "align": "find" if align else None,
         "value_range": value_range,
         "symmetries": symmetries,
         "coreset_ratio": coreset_ratio,

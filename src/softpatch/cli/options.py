@@ -69,6 +69,9 @@ Roi = Annotated[
     Path | None,
     typer.Option(help="What is looked at: a mask, white where it is, or polygons in JSON of LabelMe or COCO."),
 ]
+Align = Annotated[
+    bool, typer.Option("--align", help="Bring parts that lie turned or shifted to lie alike, where that helps.")
+]
 ValueRange = Annotated[
     tuple[float, float] | None,
     typer.Option(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from softpatch.config import Settings
+from softpatch.data.registration import inverted, moved
 from softpatch.data.roi import roi_mask
 from softpatch.errors import InputError
 
@@ -75,6 +76,10 @@ class Framing:
 
     def apply(self, image: Tensor) -> Tensor:
         """Resize (antialiased bilinear) and crop an image: (3, H, W) in [0, 1], of which the crop's pixels are left."""
+        return self.cropped(self.resized(image))
+
+    def resized(self, image: Tensor) -> Tensor:
+        """Bring an image (3, H, W) to `size`."""
         columns, rows = self.size
         if image.shape[1:] != (rows, columns):
             height, width = image.shape[1:]
@@ -82,7 +87,11 @@ class Framing:
                 width = max(width, 2)  # torch does not average a single column rightly
                 image = _resized(image.expand(-1, -1, width), (rows, width))
             image = _resized(image, (rows, columns)).clamp_(0, 1)
-        image = self._crop(image, 1)
+        return image
+
+    def cropped(self, images: Tensor) -> Tensor:
+        """The centre of resized images (..., 3, H, W), grey outside the region of interest."""
+        image = self._crop(images, 1)
         if self.roi is None:
             return image
         looked_at = self.inside if self.step == 1 else self._cropped_roi(1)
@@ -122,16 +131,28 @@ class Framing:
         )
         return min(max(x_original, 0.0), width - 1.0), min(max(y_original, 0.0), height - 1.0)
 
-    def patch_to_original(self, position: int, grid: tuple[int, int], width: int, height: int) -> tuple[float, float]:
-        """The centre of a patch in the original image, given its position (row-major) in a patch grid (H, W)."""
+    def patch_to_original(
+        self, position: int, grid: tuple[int, int], width: int, height: int, pose: Tensor | None = None
+    ) -> tuple[float, float]:
+        """The centre of a patch in the original image, given its position (row-major) in a patch grid (H, W).
+
+        The image was seen through a `pose` (2, 3), or as it lies.
+        """
         place = divmod(position, grid[1])
         y, x = ((at + 0.5) * side / count - 0.5 for at, side, count in zip(place, self.map_shape, grid, strict=True))
-        return self.to_original(x, y, width, height)
+        return self.to_original(*self._through(pose, x, y), width, height)
 
-    def patch_from_original(self, x: float, y: float, grid: tuple[int, int], width: int, height: int) -> int:
-        """The position of the patch in a patch grid (H, W) that shows a point of the original image."""
+    def patch_from_original(
+        self, x: float, y: float, grid: tuple[int, int], width: int, height: int, pose: Tensor | None = None
+    ) -> int:
+        """The position of the patch in a patch grid (H, W) that shows a point of the original image, or is nearest."""
         (rows, columns), (map_rows, map_columns) = grid, self.map_shape
         map_x, map_y = self.from_original(x, y, width, height)
+        if pose is not None:
+            there = self._through(inverted(pose[None])[0], map_x, map_y)
+            map_x, map_y = (
+                min(max(round(at), 0), side - 1) for at, side in zip(there, (map_columns, map_rows), strict=True)
+            )
         return (map_y * rows // map_rows) * columns + map_x * columns // map_columns
 
     def from_original(self, x: float, y: float, width: int, height: int) -> tuple[int, int]:
@@ -193,6 +214,28 @@ class Framing:
             left, right, top, bottom = x[0] + left, x[-1] + 1 + left, y[0] + top, y[-1] + 1 + top
             whole[top:bottom, left:right] = self.map_in_box(values, (left, top, right, bottom), width, height) > 0.5
         return whole
+
+    def maps_as_they_lie(self, maps: NDArray[np.float32], poses: Tensor) -> NDArray[np.float32]:
+        """Maps (N, ...) of images seen through poses (N, 2, 3), as the images lie; 0 where an image was not seen."""
+        back = self._of_crop(inverted(poses))
+        return moved(torch.from_numpy(maps)[:, None], back, beyond="zeros")[:, 0].numpy()
+
+    def _of_crop(self, poses: Tensor) -> Tensor:
+        """Poses (N, 2, 3) in half sides of the crop in place of the whole image."""
+        shares = torch.tensor([size / crop for size, crop in zip(self.size, self.crop, strict=True)])
+        scaled = poses.clone()
+        scaled[:, :, 2] *= shares
+        scaled[:, :, :2] *= shares[:, None] / shares
+        return scaled
+
+    def _through(self, pose: Tensor | None, x: float, y: float) -> tuple[float, float]:
+        """Where a point of a map of an image seen through a pose is on a map of the image as it lies."""
+        if pose is None:
+            return x, y
+        rows, columns = self.map_shape
+        place = torch.tensor([(x + 0.5) * 2 / columns - 1, (y + 0.5) * 2 / rows - 1, 1.0])
+        there_x, there_y = (self._of_crop(pose[None])[0] @ place).tolist()
+        return (there_x + 1) * columns / 2 - 0.5, (there_y + 1) * rows / 2 - 0.5
 
     def _crop(self, image: _Image, step: int) -> _Image:
         (left, top), (width, height) = self.margin, self.crop

@@ -189,7 +189,10 @@ def compare_regions(
     outlined = [regions_against(predictions[number]) for number in order.tolist()]
     asked = [(place, k) for place in range(min(_COMPARED, len(order))) for k in range(len(outlined[place]))]
     owners = torch.tensor([int(order[place]) for place, _ in asked])
-    positions = torch.tensor([_position(predictions[order[p]], outlined[p][k], detector.grid) for p, k in asked])
+    poses: Sequence[Tensor | None] = [None] * len(predictions) if seen.poses is None else list(seen.poses)
+    positions = torch.tensor(
+        [_position(predictions[order[p]], outlined[p][k], detector.grid, poses[order[p]]) for p, k in asked]
+    )
     patches = seen.projected[owners, positions]
     distances = image_distances(patches, seen.projected, progress=progress).float().cpu()
     distances[torch.arange(len(owners)), owners] = torch.inf
@@ -202,7 +205,7 @@ def compare_regions(
         if torch.isfinite(nearest.values[i]):
             other = int(nearest.indices[i])
             there = int((seen.projected[other].float() - patches[i].float()).norm(dim=1).argmin())
-            box = _box_about(predictions[other], there, detector.grid, outlined[place][k])
+            box = _box_about(predictions[other], there, detector.grid, outlined[place][k], poses[other])
             counterpart = Counterpart(seen.refs[other].name, box)
         found[place][k] = replace(found[place][k], agreeing=agreeing[i], counterpart=counterpart)
     highest = [i for i, (_, k) in enumerate(asked) if k == 0]
@@ -219,10 +222,10 @@ def _in_shares(box: Box, prediction: Prediction) -> tuple[float, float, float, f
     return left / width, top / height, right / width, bottom / height
 
 
-def _position(prediction: Prediction, region: Region, grid: tuple[int, int]) -> int:
+def _position(prediction: Prediction, region: Region, grid: tuple[int, int], pose: Tensor | None) -> int:
     """The position of the patch where a region is highest."""
     return prediction.framing.patch_from_original(
-        region.peak_x, region.peak_y, grid, prediction.width, prediction.height
+        region.peak_x, region.peak_y, grid, prediction.width, prediction.height, pose
     )
 
 
@@ -234,9 +237,11 @@ def regions_against(prediction: Prediction) -> list[Region]:
     return called.regions()[:_MOST_REGIONS]
 
 
-def _box_about(prediction: Prediction, position: int, grid: tuple[int, int], region: Region) -> Box:
+def _box_about(
+    prediction: Prediction, position: int, grid: tuple[int, int], region: Region, pose: Tensor | None
+) -> Box:
     """A box of a region's size about a patch of another image, within that image."""
-    x, y = prediction.framing.patch_to_original(position, grid, prediction.width, prediction.height)
+    x, y = prediction.framing.patch_to_original(position, grid, prediction.width, prediction.height, pose)
     left, top, right, bottom = region.box
     width, height = min(right - left, prediction.width), min(bottom - top, prediction.height)
     left = round(min(max(x - width / 2, 0), prediction.width - width))

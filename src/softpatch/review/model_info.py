@@ -9,7 +9,7 @@ from softpatch.config import nearest_preset
 from softpatch.memory.estimate import Contamination
 from softpatch.stored_model import StoredBank, StoredModel, read_model
 
-_SHOWN_ELSEWHERE = ("roi", "value_range", "tile", "tile_overlap", "size")
+_SHOWN_ELSEWHERE = ("roi", "value_range", "tile", "tile_overlap", "size", "align")
 
 
 def model_info(path: Path) -> dict[str, Any]:
@@ -63,6 +63,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
     layers = f"layer{'s' if len(backbone['layers']) > 1 else ''} {', '.join(backbone['layers'])}"
     banks = [f"{bank['patches']:,} patches of {bank['embedding_dim']} numbers" for bank in record["banks"]]
     roi = "" if settings["roi"] is None else ", in it only a region of interest"
+    aligned = "" if settings["align"] == "none" else ", aligned"
     rate, share = (f"{100 * settings[name]:.3g}%" for name in ("false_alarm_rate", "check_share"))
     contamination = record["contamination"]
     kept = record["left_out_images"]
@@ -78,7 +79,7 @@ def in_words(record: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("left-out scores", f"kept, of {kept} images" if kept else "not kept; the threshold can only be set"),
         ("preset", record["preset"] + _changed(record["changed"])),
-        ("looks at", f"{_look(settings)}{roi}, in {record['grid'][0]} x {record['grid'][1]} patches"),
+        ("looks at", f"{_look(settings)}{roi}{aligned}, in {record['grid'][0]} x {record['grid'][1]} patches"),
         ("values", "as files state them" if white is None else f"black at {black:g}, white at {white:g}"),
         ("backbone", f"{backbone['name']}, {layers}, weights of SHA-256 {backbone['digest']}"),
         ("memory bank", banks[0] if len(banks) == 1 else f"{banks[0]} for scores, {banks[1]} for maps"),
