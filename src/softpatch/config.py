@@ -67,7 +67,8 @@ class Settings:
         value_range: the values of black and white in images of more than 8 bits; None has a fit look at the values
         where files do not say it.
         align: with "find", parts that lie turned or shifted are brought to lie as on one of the images, where that is
-        found to help; a fit makes of it "none", or the image as `softpatch.data.registration` packs it.
+        found to help; a fit makes of it "none", or the image as `softpatch.data.registration` packs it, and `roi` what
+        of it nearly all images show.
         symmetries: with "find", turned and mirrored copies of the images are learned from where the product is found
         to look the same so; with "none" they are not.
     Features:
@@ -138,7 +139,7 @@ class Settings:
         _check_tiles(self)
         if self.align not in ALIGNMENTS:
             unpacked_reference(self.align)
-        if self.align != "none" and self.roi is not None:
+        if self.align == "find" and self.roi is not None:
             raise InputError("`align` and `roi` do not go together: the region would have to move with the part")
         if self.roi is not None:
             unpacked_roi(self.roi)

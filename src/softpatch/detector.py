@@ -113,7 +113,7 @@ class Detector:
             settings = in_whole_patches(settings, size_unit(backbone))
         _check_roi(settings)
         if settings.align == "find":
-            settings = replace(settings, align=product_alignment(refs, backbone, settings, runtime, on_note=on_note))
+            settings = product_alignment(refs, backbone, settings, runtime, on_note=on_note)
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
@@ -223,7 +223,7 @@ class Detector:
                     anomaly_map=maps[i],
                     map_threshold=used.map_threshold,
                     is_unlike_training=unlike[i],
-                    framing=framing,
+                    framing=framing if pose is None else replace(framing, roi=None),
                 )
             done += len(batch.refs)
             progress("predict", done, len(refs))

@@ -6,7 +6,7 @@ that were chosen.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, prod
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from softpatch.config import ALIGNMENTS, Runtime, Settings
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, SkippedImage, in_range, pixel_digests, read_in_batches
 from softpatch.data.registration import find_poses, moved, small_greys
+from softpatch.data.roi import packed_roi
 from softpatch.errors import ImageError
 from softpatch.features.backbone import Backbone
 from softpatch.features.tiles import embedding_shape, image_embeddings
@@ -27,7 +28,6 @@ from softpatch.memory_budget import embedding_store, fit_memory, images_at_once
 from softpatch.progress import Progress
 from softpatch.symmetry import MOST_IMAGES, NONE, SAMPLE, Symmetry, find_symmetries, transform, turned_positions
 from softpatch.training_record import TrainingRecord
-
 
 _FEWEST = 8  # images that are looked at to see whether to align them
 
@@ -158,8 +158,11 @@ def product_alignment(
     runtime: Runtime,
     *,
     on_note: Callable[[str], None] | None,
-) -> str:
-    """What `Settings.align` is to be, as a sample of the training images shows it; what was found goes to `on_note`."""
+) -> Settings:
+    """The settings with what a sample of the training images says of `align`; that goes to `on_note`, too.
+
+    What of aligned images is looked at is what nearly all of them show: of parts that lie anyhow, a disc.
+    """
     framing = Framing.of(settings)
     fewer = max(_FEWEST, SAMPLE * images_at_once(settings, runtime) // runtime.batch_size)  # of large images
     sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE, fewer)).long()]
@@ -173,21 +176,25 @@ def product_alignment(
         )
     )
 
-    def embed(images: Tensor) -> Tensor:
-        parts = torch.split(framing.cropped(images), images_at_once(settings, runtime))
+    def embed(images: Tensor, mask: Tensor) -> Tensor:
+        looking = replace(framing, roi=packed_roi(mask.numpy()))
+        parts = torch.split(looking.cropped(images), images_at_once(settings, runtime))
         embeddings = torch.cat([image_embeddings(part, backbone, settings) for part in parts])
         return project(embeddings, settings.projected_dim, settings.seed)
 
     if len(found) < 3:
-        return "none"
+        return replace(settings, align="none")
     aspects = [width / height for _, ((width, height),), _ in found]
-    reference, nearer = find_alignment(torch.cat([image for _, _, image in found]), aspects, embed)
+    alignment = find_alignment(torch.cat([image for _, _, image in found]), aspects, embed)
     if on_note:
         on_note(
-            f"images are {1 - nearer:.0%} nearer to each other once they are aligned, "
-            + ("and are from now on" if reference != "none" else "which is too little, so they are not")
+            f"images are {1 - alignment.nearer:.0%} nearer to each other once they are aligned, "
+            + ("and are from now on" if alignment.helps else "which is too little, so they are not")
         )
-    return reference
+    if not alignment.helps:
+        return replace(settings, align="none")
+    roi = None if alignment.seen.all() else packed_roi(alignment.seen.numpy())
+    return replace(settings, align=alignment.reference, roi=roi)
 
 
 def full_embeddings(

@@ -216,7 +216,7 @@ class Framing:
         return whole
 
     def maps_as_they_lie(self, maps: NDArray[np.float32], poses: Tensor) -> NDArray[np.float32]:
-        """Maps (N, ...) of images seen through poses (N, 2, 3), as the images lie; 0 where an image was not seen."""
+        """Maps (N, ...) of images seen through poses (N, 2, 3), as the images lie; 0 where they were not looked at."""
         back = self._of_crop(inverted(poses))
         return moved(torch.from_numpy(maps)[:, None], back, beyond="zeros")[:, 0].numpy()
 

@@ -57,10 +57,10 @@ def find_poses(greys: Tensor, reference: str, aspect: float) -> tuple[Tensor, Te
     return torch.stack(poses), torch.tensor(matches)
 
 
-def moved(images: Tensor, poses: Tensor, *, beyond: str = "border") -> Tensor:
+def moved(images: Tensor, poses: Tensor, *, beyond: str = "reflection") -> Tensor:
     """Images (B, C, H, W) as they are seen through poses, bilinear: the part lies as it does on the reference.
 
-    Beyond an image its border goes on, or there is 0 with "zeros".
+    Beyond an image lies its reflection, or 0 with "zeros".
     """
     grid = F.affine_grid(poses, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=beyond, align_corners=False)
