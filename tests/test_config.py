@@ -183,7 +183,9 @@ def test_an_unknown_preset_is_refused() -> None:
 
 
 def test_an_unknown_setting_is_refused_with_those_there_are() -> None:
-    with pytest.raises(InputError, match=r"^setting 'lof_k' is unknown; choose from align, backbone, .*lof_neighbors, .*"):
+    with pytest.raises(
+        InputError, match=r"^setting 'lof_k' is unknown; choose from align, backbone, .*lof_neighbors, .*"
+    ):
         preset_settings("softpatch+", {"lof_k": 6})
     with pytest.raises(InputError, match="setting 'lof_k' is unknown"):
         preset_settings("softpatch+", {"lof_k": None})

@@ -137,6 +137,15 @@ def test_parts_are_judged_as_if_they_lay_alike(fitted: SoftPatch, brackets: Path
     assert SoftPatch(**loaded.get_params()).settings == loaded.settings
 
 
+def test_images_that_match_nowhere_are_told_of(brackets: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [np.asarray(Image.open(path)) for path in sorted(brackets.iterdir())]
+    images.append(rng.integers(0, 255, images[0].shape).astype(np.uint8))
+    notes: list[str] = []
+    SoftPatch(align="find", device="cpu").fit(images, on_note=notes.append)
+    assert "1 of 25 images match the others nowhere and are seen as they lie, image 24 for one" in notes
+
+
 def test_parts_that_lie_alike_are_left_so(tmp_path: Path) -> None:
     for number in range(12):
         Image.fromarray(plate(number)).save(tmp_path / f"{number}.png")

@@ -64,6 +64,7 @@ class Settings:
         pixels are left of it. size: the (width, height) that images are brought to then, None for what a fit finds.
         roi: what of an image is looked at, as `softpatch.data.roi` makes it of a mask, None for all; what lies beyond
         is painted grey.
+        channels: which one or three of the pages and channels of TIFFs that have several are looked at, from 0 on.
         value_range: the values of black and white in images of more than 8 bits; None has a fit look at the values
         where files do not say it.
         align: with "find", parts that lie turned or shifted are brought to lie as on one of the images, where that is
@@ -103,6 +104,7 @@ class Settings:
     smallest_defect: float | None = None
     size: tuple[int, ...] | None = None
     roi: str | None = None
+    channels: tuple[int, ...] | None = None
     value_range: tuple[float, float] | None = None
     align: str = "none"
     symmetries: str = "none"
@@ -143,6 +145,9 @@ class Settings:
             raise InputError("`align` and `roi` do not go together: the region would have to move with the part")
         if self.roi is not None:
             unpacked_roi(self.roi)
+        if self.channels is not None and (len(self.channels) not in (1, 3) or not 0 <= min(self.channels) < 64):
+            given = ", ".join(map(str, self.channels))
+            raise InputError(f"`channels` is {given or 'empty'}; it is one or three numbers from 0 on, such as 0,1,3")
         if self.value_range is not None:
             check_value_range(self.value_range)
         _within("discard_fraction", self.discard_fraction, 0, 0.95)

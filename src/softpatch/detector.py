@@ -22,7 +22,7 @@ from softpatch.atomic import remove_leftovers, temporary_prefix
 from softpatch.config import Runtime, Settings, check_threshold
 from softpatch.data.decisions import NO_DECISIONS, Decision, answers_of
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage
+from softpatch.data.images import ImageRef, SkippedImage, with_channels
 from softpatch.data.tiled_size import find_image_size, in_whole_patches, with_tiles
 from softpatch.data.value_range import find_value_range
 from softpatch.errors import InputError
@@ -92,6 +92,7 @@ class Detector:
         check_discriminators(settings.noise_names)
         need_images(len(refs), settings)
         device = torch_device(runtime.device)
+        refs = with_channels(refs, settings.channels)
         if settings.tile is not None and settings.size is None:
             settings = with_tiles(settings, find_image_size(refs))
         check_image_memory(settings, runtime, device)
@@ -118,6 +119,9 @@ class Detector:
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
             seen = first_pass(ordered, backbone, settings, runtime, Path(folder), on_skip=on_skip, progress=progress)
+            if on_note and (astray := seen.matching_nowhere):
+                of_all = f"{len(astray)} of {len(seen.refs)} images match"
+                on_note(f"{of_all} the others nowhere and are seen as they lie, {astray[0]} for one")
             answers = answers_of(seen.refs, decisions)
             rejected, copies = sum(answers.values()), len(seen.symmetries)
             count = len(seen.refs) - rejected

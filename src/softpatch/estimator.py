@@ -13,7 +13,7 @@ from softpatch.changes import add_images, numbers_of, record_of, refit, remove_i
 from softpatch.config import DEFAULT_PRESET, Runtime, Settings, preset_settings, resolve_weights
 from softpatch.data.decisions import NO_DECISIONS, Decision, decisions_for, read_decisions
 from softpatch.data.folder import PassedOver
-from softpatch.data.images import SkippedImage
+from softpatch.data.images import SkippedImage, with_channels
 from softpatch.data.inputs import Images, choose_images, is_one_image
 from softpatch.data.roi import check_roi_size, resolve_roi
 from softpatch.detector import Detector
@@ -54,6 +54,7 @@ class SoftPatch:
         smallest_defect: float | None = None,
         size: tuple[int, int] | None = None,
         roi: str | Path | None = None,
+        channels: Sequence[int] | None = None,
         value_range: tuple[float, float] | None = None,
         align: str | None = None,
         symmetries: str | None = None,
@@ -190,7 +191,7 @@ class SoftPatch:
         """
         chosen = choose_images(images, "train", layout=layout, category=category)
         if self._roi_size is not None:
-            check_roi_size(self._roi_size, chosen.refs)
+            check_roi_size(self._roi_size, with_channels(chosen.refs, self.settings.channels))
         _tell(chosen.passed_over, on_skip)
         for note in chosen.notes if on_note else ():
             on_note(note)  # type: ignore[misc]

@@ -16,8 +16,8 @@ from torch import Tensor
 from softpatch.alignment import find_alignment
 from softpatch.config import ALIGNMENTS, Runtime, Settings
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, in_range, pixel_digests, read_in_batches
-from softpatch.data.registration import find_poses, moved, small_greys
+from softpatch.data.images import ImageRef, SkippedImage, as_asked, pixel_digests, read_in_batches
+from softpatch.data.registration import AS_IT_LIES, find_poses, moved, small_greys
 from softpatch.data.roi import packed_roi
 from softpatch.errors import ImageError
 from softpatch.features.backbone import Backbone
@@ -69,6 +69,13 @@ class Seen:
     def is_whole(self) -> bool:
         """Whether `projected` are the full embeddings, since they are small."""
         return self.projected.shape[2] == self.dim
+
+    @property
+    def matching_nowhere(self) -> list[str]:
+        """The names of the images that could not be aligned."""
+        if self.poses is None:
+            return []
+        return [ref.name for ref, pose in zip(self.refs, self.poses, strict=True) if torch.equal(pose, AS_IT_LIES)]
 
     @property
     def places(self) -> Tensor:
@@ -168,7 +175,7 @@ def product_alignment(
     sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE, fewer)).long()]
     found = list(
         read_in_batches(
-            in_range(sample, settings.value_range),
+            as_asked(sample, settings),
             framing.resized,
             batch_size=1,
             workers=runtime.workers,
@@ -251,7 +258,7 @@ def read_framed(
     framing = Framing.of(settings)
     is_aligned = settings.align not in ALIGNMENTS
     reading = read_in_batches(
-        in_range(refs, settings.value_range),
+        as_asked(refs, settings),
         framing.resized if is_aligned else framing.apply,
         batch_size=images_at_once(settings, runtime),
         workers=runtime.workers,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from softpatch.config import Runtime, Settings, parse_bytes
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, in_range, read_in_batches
+from softpatch.data.images import ImageRef, as_asked, read_in_batches
 from softpatch.errors import InputError
 from softpatch.features.backbone import Backbone
 from softpatch.progress import Progress, silent
@@ -40,7 +40,7 @@ class Features:
         began, done = time.perf_counter(), 0
         order = list(missing)
         for _, _, images in read_in_batches(
-            in_range(list(missing.values()), self.settings.value_range),
+            as_asked(list(missing.values()), self.settings),
             Framing.of(self.settings).apply,
             batch_size=self.runtime.batch_size,
             workers=self.runtime.workers,

@@ -74,7 +74,7 @@ class Task:
         if not 0 <= self.noise_ratio <= 1:
             raise InputError(f"`noise_ratio` is {self.noise_ratio}; it lies between 0 and 1")
         settings = self.detector_settings()
-        for name in ("tile", "align"):
+        for name in ("tile", "align", "channels"):
             if getattr(settings, name) not in (None, "none"):
                 raise InputError(f"a benchmark sees images as the papers do, squeezed as they lie; leave out `{name}`")
 

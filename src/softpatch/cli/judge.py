@@ -9,6 +9,7 @@ import typer
 from softpatch.cli.options import (
     Category,
     Dataset,
+    Every,
     Layout,
     ListOnly,
     Model,
@@ -41,6 +42,16 @@ def predict(
     report: Annotated[
         bool, typer.Option("--report", help="Write report.html, a page to look through: counts, scores, pictures.")
     ] = False,
+    timeline: Annotated[
+        bool,
+        typer.Option(
+            "--timeline", help="Write timeline.png and intervals.csv: images in sequence, or a video's frames."
+        ),
+    ] = False,
+    smooth: Annotated[
+        int, typer.Option(min=1, help="Intervals of the timeline are those of the median of so many scores.")
+    ] = 1,
+    every: Every = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run into the same folder that was stopped.")
     ] = False,
@@ -61,30 +72,33 @@ def predict(
     """Judge images: write tables, and what else is asked for.
 
     The tables are predictions.csv, predictions.jsonl and skipped.csv; regions go to regions.jsonl and regions.json, the
-    page is report.html.
+    page is report.html. Frames of a video are judged like images, which takes softpatch[video].
     """
     if threshold is not None:
         check_threshold(threshold)
     if min_area is not None and not regions:
         raise InputError(f"`min_area` {min_area} leaves out regions, and none are asked for; give `regions` too")
+    if smooth > 1 and not timeline:
+        raise InputError(f"`smooth` {smooth} is of a timeline, and none is asked for; give `timeline` too")
     paths = given_paths(images)
     check_given(model=model, weights=weights, images=paths)
     from softpatch.atomic import check_can_write
-    from softpatch.data.images import SkippedImage, in_range
+    from softpatch.data.images import SkippedImage, as_asked
     from softpatch.data.inputs import choose_images
     from softpatch.review.outputs import refuse_overwriting, write_outputs
     from softpatch.review.page import REPORT, check_can_replace_page
     from softpatch.review.region_tables import REGION_TABLES
     from softpatch.review.run import Run, running
     from softpatch.review.tables import SKIPPED, TABLES
+    from softpatch.review.timeline import TIMELINE
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
     if not list_only:
-        for name in (*TABLES, *(REGION_TABLES if regions else ())):
+        for name in (*TABLES, *(REGION_TABLES if regions else ()), *(TIMELINE if timeline else ())):
             check_can_write(output / name)
         if report:
             check_can_replace_page(output / REPORT)
-    chosen = choose_images(paths, "predict", layout=layout, category=category)
+    chosen = choose_images(paths, "predict", layout=layout, category=category, every=every)
     if list_only:
         list_files(chosen)
         return
@@ -96,6 +110,7 @@ def predict(
         overlays=overlays,
         min_area=min_area or 0 if regions else None,
         report=report,
+        timeline=smooth if timeline else None,
     )
     refuse_overwriting(run, chosen.refs, output, keep=[model])
     skipped: list[SkippedImage] = []
@@ -116,7 +131,7 @@ def predict(
             )
             verdicts, unlike = write_outputs(
                 predictions,
-                in_range(chosen.refs, estimator.detector.settings.value_range),
+                as_asked(chosen.refs, estimator.detector.settings),
                 run,
                 unfinished,
                 skipped=None if strict else skipped,

@@ -1,17 +1,20 @@
 """Learn: `softpatch fit` and `softpatch demo`."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from softpatch.cli.options import (
     Align,
     Category,
+    Channels,
     CheckShare,
     CoresetRatio,
     Decisions,
+    Every,
     FalseAlarmRate,
     Layout,
     ListOnly,
@@ -27,7 +30,11 @@ from softpatch.cli.options import (
     with_runtime,
 )
 from softpatch.cli.paths import check_given, given_paths
-from softpatch.config import DEFAULT_PRESET, PRESETS, SYMMETRIES, Runtime, Settings, preset_settings
+from softpatch.config import AUTO, DEFAULT_PRESET, PRESETS, SYMMETRIES, Runtime, Settings, preset_settings
+from softpatch.errors import InputError
+
+if TYPE_CHECKING:
+    from softpatch.data.images import ImageRef
 
 _FEW_IMAGES = 50
 
@@ -48,6 +55,7 @@ def fit(
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = Settings.tile_overlap,
     smallest_defect: SmallestDefect = None,
     roi: Roi = None,
+    channels: Channels = None,
     value_range: ValueRange = None,
     align: Align = False,
     symmetries: Annotated[
@@ -65,6 +73,7 @@ def fit(
     decisions: Decisions = None,
     layout: Layout = "auto",
     category: Category = None,
+    every: Every = 1,
     list_only: ListOnly = False,
     strict: Strict = False,
     *,
@@ -84,6 +93,7 @@ def fit(
         "tile_overlap": overlap,
         "smallest_defect": smallest_defect,
         "align": "find" if align else None,
+        "channels": channels,
         "value_range": value_range,
         "symmetries": symmetries,
         "coreset_ratio": coreset_ratio,
@@ -93,7 +103,8 @@ def fit(
     }
     preset_settings(preset, settings)  # a value out of its range is told of before anything slow is imported
     paths = given_paths(images)
-    check_given(weights=weights, images=[*paths, decisions, roi])
+    propose = str(roi) == AUTO and not Path(AUTO).exists()
+    check_given(weights=weights, images=[*paths, decisions, None if propose else roi])
     from softpatch.stored_model import check_can_save
 
     if not list_only:
@@ -103,10 +114,13 @@ def fit(
     from softpatch.estimator import SoftPatch
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
-    estimator = SoftPatch(preset=preset, roi=roi, **settings, **asdict(runtime))
-    chosen = choose_images(paths, "train", layout=layout, category=category)
+    estimator = SoftPatch(preset=preset, roi=None if propose else roi, **settings, **asdict(runtime))
+    chosen = choose_images(paths, "train", layout=layout, category=category, every=every)
     if list_only:
         list_files(chosen)
+        return
+    if propose:
+        _propose_region(chosen.refs, estimator.settings, output)
         return
     skipped: list[SkippedImage] = []
     notes: list[str] = []
@@ -141,6 +155,27 @@ def fit(
     if fitted.copies > 1:
         say(f"Note: the product has symmetries; {fitted.copies} copies of each image, turned or mirrored, were used.")
     print(f"{printable(str(output))}: learned from {fitted.training_images} images; threshold {fitted.threshold:.4g}")
+
+
+def _propose_region(refs: "Sequence[ImageRef]", settings: Settings, output: Path) -> None:
+    """Write a proposal beside where the model would be, and say what to do with it."""
+    from softpatch.atomic import check_can_write
+    from softpatch.data.images import as_asked
+    from softpatch.data.roi_proposal import propose_roi
+    from softpatch.review.roi_pictures import write_proposal
+    from softpatch.terminal import printable
+
+    mask, preview = (output.with_name(f"{output.stem}-{name}.png") for name in ("roi", "roi-preview"))
+    if mask.exists():
+        raise InputError(f"{mask} exists; fit with it as `roi`, or remove it to have another proposed")
+    for path in (mask, preview):
+        check_can_write(path)
+    found = as_asked(refs, settings)
+    write_proposal(found, propose_roi(found), mask, preview)
+    print(
+        f"{printable(str(preview))}: a proposal of what is looked at; nothing was learned. If it is right, or once "
+        f"{printable(mask.name)} is painted over, fit with --roi {printable(str(mask))}"
+    )
 
 
 def demo(

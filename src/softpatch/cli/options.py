@@ -31,6 +31,13 @@ def _tile(text: str) -> int | str:
     return AUTO if text.lower() == AUTO else int(_pixels(text))
 
 
+def _numbers(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and len(part) < 4 for part in parts):
+        raise typer.BadParameter(f"{text!r} is no list of channels; it is one or three numbers, such as 0,1,3")
+    return tuple(map(int, parts))
+
+
 def _pixels(text: str) -> float:
     number = text.strip().lower().removesuffix("px").strip()
     if not number.isdecimal():
@@ -58,6 +65,7 @@ MemoryBudget = Annotated[
     str, typer.Option(help="Memory to stay within: fit keeps the rest on disk, or says what would not fit.")
 ]
 Workers = Annotated[int, typer.Option(min=1, help="Threads that read images.")]
+Every = Annotated[int, typer.Option(min=1, help="Take one of so many images, or frames of a video.")]
 Layout = Annotated[str, choice("How the folder is laid out", ("auto", *LAYOUTS))]
 Category = Annotated[str | None, typer.Option(help="The category, where the dataset holds several.")]
 ListOnly = Annotated[bool, typer.Option("--list", help="Only list which files would be taken or passed over, and why.")]
@@ -67,7 +75,18 @@ Decisions = Annotated[
 ]
 Roi = Annotated[
     Path | None,
-    typer.Option(help="What is looked at: a mask, white where it is, or polygons in JSON of LabelMe or COCO."),
+    typer.Option(
+        help="What is looked at: a mask, white where it is, or polygons in JSON of LabelMe or COCO; auto proposes one."
+    ),
+]
+Channels = Annotated[
+    Any,
+    typer.Option(
+        parser=_numbers,
+        metavar="NUMBERS",
+        help="Which one or three channels or pages of TIFFs are looked at, such as 0,1,3.",
+        show_default="those of plain images",
+    ),
 ]
 Align = Annotated[
     bool, typer.Option("--align", help="Bring parts that lie turned or shifted to lie alike, where that helps.")

@@ -43,7 +43,7 @@ def audit(
     check_given(model=model, weights=weights, images=[*paths, decisions])
     from softpatch.atomic import check_can_write
     from softpatch.data.decisions import decisions_for, read_decisions
-    from softpatch.data.images import SkippedImage, in_range
+    from softpatch.data.images import SkippedImage, as_asked
     from softpatch.data.inputs import choose_images
     from softpatch.estimator import SoftPatch
     from softpatch.memory.estimate import Contamination
@@ -69,7 +69,7 @@ def audit(
             else:
                 estimator = load_model(model, weights, runtime, progress)
             found = audit_folder(estimator.detector, chosen.refs, decisions=decided, on_skip=on_skip, progress=progress)
-            by_name = {ref.name: ref for ref in in_range(chosen.refs, estimator.detector.settings.value_range)}
+            by_name = {ref.name: ref for ref in as_asked(chosen.refs, estimator.detector.settings)}
             output.mkdir(parents=True, exist_ok=True)
             write_audit_page(found, output, lambda name: by_name[name].read(), progress=progress)
             write_audit_tables(found, output)

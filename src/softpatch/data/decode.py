@@ -29,6 +29,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
+from softpatch.data.channels import read_channels, refuse_several
 from softpatch.data.pixels import WHITE, ValueRange, upright_rgb
 from softpatch.errors import ImageError
 
@@ -84,14 +85,18 @@ def _beginning(path: Path) -> bytes:
         return b""
 
 
-def read_image(path: Path, value_range: ValueRange | None = None) -> Tensor:
+def read_image(path: Path, value_range: ValueRange | None = None, channels: tuple[int, ...] | None = None) -> Tensor:
     """Read an image file as RGB, turned upright by its EXIF orientation: float32 (3, H, W) in [0, 1].
 
     Greys of 1 to 16 bits, RGB, palette, CMYK and float TIFF are converted, by the depth that the file states, or by
     the `value_range` of images of more than 8 bits where one is given; transparent pixels are laid over white; of
-    several pages or frames the first is read. Raises `ImageError` for a file that is empty, cut short, not an image,
+    several frames the first is read. A TIFF of several pages, or of more channels, takes `channels` that say which one
+    or three of them are looked at. Raises `ImageError` for a file that is empty, cut short, not an image,
     larger than `MAX_PIXELS`, or more than `MAX_ASPECT` times longer than wide.
     """
+    if channels is not None and _decoder(_beginning(path), path.suffix.lower()) is TiffImageFile:
+        with _image_errors():
+            return read_channels(path, channels, value_range)
     with opened(path, value_range) as image:
         return image if isinstance(image, Tensor) else _rgb(image, value_range)
 
@@ -214,13 +219,18 @@ def _refuse_early_end(image: PngImageFile, path: Path) -> None:
         raise ImageError("the file is cut short or damaged: its data ends before its last row")
 
 
-@contextmanager
-def _bounded(width: int, height: int) -> Iterator[None]:
-    """Refuse an absurd size, and let the largest images be read one at a time."""
+def check_image_size(width: int, height: int) -> None:
+    """Raise `ImageError` for an absurd size."""
     if width * height > MAX_PIXELS:
         raise ImageError(f"the image has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
     if max(width, height) > MAX_ASPECT * min(width, height) > 0:
         raise ImageError(f"the image has {width} x {height} pixels; one side is at most {MAX_ASPECT} times the other")
+
+
+@contextmanager
+def _bounded(width: int, height: int) -> Iterator[None]:
+    """Refuse an absurd size, and let the largest images be read one at a time."""
+    check_image_size(width, height)
     with ExitStack() as here:
         if width * height > _ONE_AT_A_TIME:
             getattr(_turn, "stack", here).enter_context(_large)
@@ -282,6 +292,7 @@ def _uncompressed_tiff(path: Path, value_range: ValueRange | None) -> Tensor | N
     except Exception:  # a broken header; Pillow may make sense of it, or says what is wrong
         return None
     with file:
+        refuse_several(file)
         page = file.pages.first
         planes = page.samplesperpixel if page.planarconfig == 2 else 1
         strips = 1 if page.is_tiled else planes * -(-page.imagelength // max(1, page.rowsperstrip))

@@ -77,7 +77,7 @@ def _check_counts(seed: int, train_good: int, train_anomalous: int, test_good: i
 
 
 def _write_train(folder: Path, rng: np.random.Generator, good: int, anomalous: int, size: int) -> None:
-    defects = [None] * good + list(_line_faults(rng, anomalous))
+    defects = [None] * good + list(defects_of_a_line(rng, anomalous))
     order = rng.permutation(len(defects))
     files = [f"train/unsorted/{number:04d}.png" for number in range(len(order))]
     truth = [(file, int(defects[index] is not None)) for file, index in zip(files, order, strict=True)]
@@ -91,7 +91,7 @@ def _write_train(folder: Path, rng: np.random.Generator, good: int, anomalous: i
 def _write_test(folder: Path, rng: np.random.Generator, good: int, anomalous: int, size: int) -> None:
     for number in range(good):
         _save(folder / f"test/good/{number:03d}.png", photograph(rng, size)[0])
-    for index, defect in enumerate(_line_faults(rng, anomalous)):
+    for index, defect in enumerate(defects_of_a_line(rng, anomalous)):
         image, mask = photograph(rng, size, defect)
         stem = f"{index // len(KINDS):03d}"
         _save(folder / f"test/{defect.kind}/{stem}.png", image)
@@ -103,7 +103,7 @@ def _save(path: Path, pixels: NDArray[np.uint8]) -> None:
         Image.fromarray(pixels).save(temporary, format="PNG", compress_level=1)
 
 
-def _line_faults(rng: np.random.Generator, count: int) -> Iterator[Defect]:
+def defects_of_a_line(rng: np.random.Generator, count: int) -> Iterator[Defect]:
     """Draw defects, kind after kind; three of four of a kind where the same machine always hits."""
     for index in range(count):
         kind, recurs = KINDS[index % len(KINDS)], index // len(KINDS) % 4 != 3

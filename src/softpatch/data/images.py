@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from softpatch.config import Settings
 from softpatch.data.decode import a_large_image_at_a_time, read_image
 from softpatch.data.folder import photographs
 from softpatch.data.pixels import ValueRange
@@ -29,13 +30,14 @@ class ImageRef:
     """An image that has not been read yet: the name it is reported under, how to read it, and its file if it has one.
 
     `load` takes the value range of images of more than 8 bits, or None, returns an RGB float32 tensor (3, H, W) in
-    [0, 1], and raises `ImageError` where it cannot.
+    [0, 1], and raises `ImageError` where it cannot. `seconds` is the time of a frame in its video.
     """
 
     name: str
     load: Callable[[ValueRange | None], Tensor]
     path: Path | None = None
     value_range: ValueRange | None = None
+    seconds: float | None = None
 
     def read(self) -> Tensor:
         """Load the image in its value range."""
@@ -65,9 +67,18 @@ def file_ref(path: Path) -> ImageRef:
     return ImageRef(str(path), partial(read_image, path), path)
 
 
-def in_range(refs: Sequence[ImageRef], value_range: ValueRange | None) -> list[ImageRef]:
-    """The images, read in that range of values; None leaves to each file what its white is."""
-    return [replace(ref, value_range=value_range) for ref in refs]
+def as_asked(refs: Sequence[ImageRef], settings: Settings) -> list[ImageRef]:
+    """The images, read in the range of values and of the channels that `settings` say."""
+    return [replace(ref, value_range=settings.value_range) for ref in with_channels(refs, settings.channels)]
+
+
+def with_channels(refs: Sequence[ImageRef], channels: tuple[int, ...] | None) -> list[ImageRef]:
+    """The images, of whose files those channels are read; None leaves each file its own."""
+    if channels is None:
+        return list(refs)
+    return [
+        ref if ref.path is None else replace(ref, load=partial(read_image, ref.path, channels=channels)) for ref in refs
+    ]
 
 
 def read_in_batches(

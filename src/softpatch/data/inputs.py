@@ -5,7 +5,7 @@ thumbnails and the like passed over.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,11 +18,13 @@ from softpatch.data.frames import Frame, frame_refs, is_frame
 from softpatch.data.images import ImageRef, file_ref
 from softpatch.data.layouts import open_dataset
 from softpatch.data.layouts.samples import HELD_OUT
+from softpatch.data.paths import is_file
+from softpatch.data.video import is_video, video_refs
 from softpatch.errors import InputError
 
 Images = str | Path | Frame | Sequence[str | Path | Frame | ImageRef]
-"""What `fit` and `predict` take: a folder, a file, an image in memory or a batch of them (see `Frame`), or a list of
-any of these."""
+"""What `fit` and `predict` take: a folder, a file, a video, an image in memory or a batch of them (see `Frame`), or a
+list of any of these."""
 Purpose = Literal["train", "predict"]
 
 
@@ -36,9 +38,11 @@ class ChosenImages:
 
 
 def choose_images(
-    images: Images, purpose: Purpose, *, layout: str = "auto", category: str | None = None
+    images: Images, purpose: Purpose, *, layout: str = "auto", category: str | None = None, every: int = 1
 ) -> ChosenImages:
-    """Name every image in `images` that serves the purpose, in order, without decoding any.
+    """Name every image in `images` that serves the purpose, in order, without decoding any, or one of `every` so many.
+
+    Of a video all frames are named.
 
     Of a dataset's folder these are the training images, or to predict the test images; all where the dataset does not
     divide them. Raises `InputError` as `open_dataset` and `look_into` do, for an array or tensor of another shape,
@@ -46,17 +50,21 @@ def choose_images(
     """
     folder = _one_folder(images)
     if folder is not None:
-        return _of_folder(folder, purpose, layout, category)
+        return _some(_of_folder(folder, purpose, layout, category), every)
     if layout not in ("auto", "folder") or category is not None:
         given = f"`layout` {layout!r}" if category is None else f"`category` {category!r}"
         raise InputError(f"{given} goes with the one folder of a dataset, not with several images")
-    return _named(images)
+    return _some(_named(images), every)
+
+
+def _some(chosen: ChosenImages, every: int) -> ChosenImages:
+    return replace(chosen, refs=chosen.refs[::every])
 
 
 def is_one_image(images: Images) -> bool:
-    """Whether this is one image rather than a folder, a batch or a list: an image file, or one in memory."""
+    """Whether this is one image rather than a folder, a video, a batch or a list: an image file, or one in memory."""
     if isinstance(images, (str, Path)):
-        return _one_folder(images) is None
+        return _one_folder(images) is None and not is_video(_path(images))
     return is_frame(images) or isinstance(images, ImageRef)
 
 
@@ -99,6 +107,8 @@ def _named(images: Images) -> ChosenImages:
     for item in items:
         if isinstance(item, ImageRef):
             refs.append(item)
+        elif isinstance(item, (str, Path)) and is_video(_path(item)) and is_file(_path(item)):
+            refs += video_refs(_path(item))
         elif isinstance(item, (str, Path)):
             contents = photographs(_path(item))
             refs += [file_ref(path) for path in contents.images]

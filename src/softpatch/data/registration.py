@@ -21,6 +21,8 @@ _FINE, _COARSE = 0.5, 3.0  # degrees between the angles that are tried, at last 
 _FARTHEST = 0.25  # of the side, that a part may be shifted
 _LEAST_MATCH = 0.5  # below it, an image is left as it is
 _FADING = 0.15  # of the window's radius
+AS_IT_LIES = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+"""The pose of an image that is not moved."""
 
 
 def small_greys(images: Tensor) -> Tensor:
@@ -52,7 +54,7 @@ def find_poses(greys: Tensor, reference: str, aspect: float) -> tuple[Tensor, Te
         shift = _shift(correlations[number].view(REFERENCE_SIDE, REFERENCE_SIDE), place)
         match = float(correlations[number, place] / norm)
         pose = torch.cat([_turning(-_FINE * near[number : number + 1], aspect)[0], shift[:, None]], dim=1)
-        poses.append(pose if match >= _LEAST_MATCH else _AS_IT_LIES)
+        poses.append(pose if match >= _LEAST_MATCH else AS_IT_LIES)
         matches.append(match)
     return torch.stack(poses), torch.tensor(matches)
 
@@ -134,6 +136,3 @@ def _too_far() -> Tensor:
     place = torch.arange(REFERENCE_SIDE)
     far = torch.minimum(place, REFERENCE_SIDE - place) > _FARTHEST * REFERENCE_SIDE
     return far[:, None] | far
-
-
-_AS_IT_LIES = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from softpatch.atomic import temporary_prefix
-from softpatch.data.images import SkippedImage
+from softpatch.config import Settings
+from softpatch.data.images import SkippedImage, as_asked
 from softpatch.data.layouts import Dataset, Sample
-from softpatch.data.pixels import ValueRange
 from softpatch.detector import Detector
 from softpatch.errors import ImageError
 from softpatch.progress import Progress, silent
@@ -119,7 +119,7 @@ def _judge(
             rows.append({**answer.as_dict(), "kind": sample.kind, "is_defective": sample.is_anomalous})
             rows[-1]["image_score"] = answer.image_score  # as it was compared, not rounded
             for name, rank in _ranks(sample.is_anomalous, answer.image_score).items():
-                kept[name].offer(rank, answer.path, partial(_draw, sample, answer, detector.settings.value_range))
+                kept[name].offer(rank, answer.path, partial(_draw, sample, answer, detector.settings))
 
         def skip(image: SkippedImage) -> None:
             skipped.append(image)
@@ -137,9 +137,9 @@ def _judge(
     return result, _Judged(rows, cases, skipped, seconds)
 
 
-def _draw(sample: Sample, answer: Prediction, value_range: ValueRange | None) -> Picture:
+def _draw(sample: Sample, answer: Prediction, settings: Settings) -> Picture:
     try:
-        return picture_of(sample.ref.load(value_range), answer)
+        return picture_of(as_asked([sample.ref], settings)[0].read(), answer)
     except ImageError as error:  # it could be read a moment ago
         raise ImageError(f"{sample.path}: {error}") from error
 

@@ -18,6 +18,7 @@ from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.run import RECORD, Run, Unfinished, judged_rows
 from softpatch.review.run_report import MOST_PICTURES, write_run_report
 from softpatch.review.tables import SKIPPED, prediction_tables, write_skipped
+from softpatch.review.timeline import write_timeline
 from softpatch.review.top_pictures import TopPictures, picture_of
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -62,6 +63,11 @@ def write_outputs(
         write_run_report(
             judged_rows(unfinished.folder), pictures.pictures(), skipped or (), run, unfinished.folder / REPORT
         )
+    if run.timeline is not None:
+        places = {ref.name: (number, ref.seconds) for number, ref in enumerate(refs)}
+        rows = sorted(judged_rows(unfinished.folder), key=lambda row: places[row["path"]][0])
+        seconds = {name: when for name, (_, when) in places.items()}
+        write_timeline(rows, seconds, run.timeline, unfinished.folder)
     return verdicts, unlike
 
 

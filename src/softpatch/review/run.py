@@ -24,6 +24,7 @@ from softpatch.errors import InputError
 from softpatch.review.page import REPORT
 from softpatch.review.region_tables import REGION_TABLES, keep_regions, write_regions_as_coco
 from softpatch.review.tables import CSV, SKIPPED, TABLES, is_row, write_tables
+from softpatch.review.timeline import TIMELINE
 
 RECORD = "run.json"
 """What was judged, and how, in a folder of results."""
@@ -41,7 +42,7 @@ class Run:
 
     `model` and `images` are digests, of the model file and of the images' names; `root` is the folder that all images
     share, and results are named by the path below it. `min_area` is that of the regions that are listed, None where
-    none are; `report` asks for a page.
+    none are; `report` asks for a page, and `timeline` for a timeline smoothed over so many images.
     """
 
     model: str
@@ -52,6 +53,7 @@ class Run:
     root: str
     min_area: int | None = None
     report: bool = False
+    timeline: int | None = None
 
     @classmethod
     def of(
@@ -64,19 +66,23 @@ class Run:
         overlays: OverlayStyle | None = None,
         min_area: int | None = None,
         report: bool = False,
+        timeline: int | None = None,
     ) -> "Run":
         """The run that judges `refs` by the detector in the file `model`."""
         names = "\0".join(ref.name for ref in refs)
         root = shared_folder(ref.name for ref in refs)
         digest = hashlib.sha256(os.fsencode(names)).hexdigest()
-        return cls(_file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area, report)
+        return cls(
+            _file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area, report, timeline
+        )
 
     @property
     def tables(self) -> tuple[str, ...]:
         """The names of all that this run writes beside pictures, last the one that says that a folder holds results."""
         regions = () if self.min_area is None else REGION_TABLES
         report = (REPORT,) if self.report else ()
-        return (*report, *regions, SKIPPED, CSV, PREDICTIONS)
+        timeline = () if self.timeline is None else TIMELINE
+        return (*report, *timeline, *regions, SKIPPED, CSV, PREDICTIONS)
 
     def picture(self, kind: str, path: str) -> Path:
         """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
@@ -170,6 +176,7 @@ def _check_same(stopped: dict[str, Any] | None, run: Run, folder: Path) -> None:
         "threshold": "at another threshold",
         "min_area": "with other regions",
         "report": "with or without a report",
+        "timeline": "with another timeline",
     }
     for name, value in asdict(run).items():
         if stopped.get(name) != value:

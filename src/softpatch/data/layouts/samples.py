@@ -59,7 +59,7 @@ class Sample:
         Any colour but black is anomalous (see `softpatch.data.masks.read_mask`). Raises `ImageError` for an image or
         mask that cannot be read, and for a mask of another size than its image.
         """
-        shape = tuple(_named(partial(read_image, value_range=UNSCALED), self.path).shape[1:])
+        shape = tuple(_named(partial(read_image, value_range=UNSCALED, channels=(0,)), self.path).shape[1:])
         marked = torch.zeros(shape, dtype=torch.bool)
         for path in self.mask_paths:
             mask = _named(read_mask, path)
