@@ -176,6 +176,17 @@ def test_sound_alone_is_no_video(tmp_path: Path) -> None:
         video_refs(path)
 
 
+def test_a_playlist_leads_nowhere(video: Path, tmp_path: Path) -> None:
+    playlist = tmp_path / "list.mp4"
+    playlist.write_text(f"#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:3,\n{video}\n#EXT-X-ENDLIST\n")
+    with pytest.raises(InputError, match=r"the video .*list\.mp4 cannot be read: "):
+        video_refs(playlist)
+    joined = tmp_path / "joined.mkv"
+    joined.write_text(f"ffconcat version 1.0\nfile '{video}'\n")
+    with pytest.raises(InputError, match=r"the video .*joined\.mkv cannot be read: "):
+        video_refs(joined)
+
+
 def test_without_pyav(video: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     with pytest.raises(InputError, match=r"is a video, which takes PyAV to read; install softpatch\[video\]"):

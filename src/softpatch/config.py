@@ -33,8 +33,8 @@ LARGEST = 6e4
 """What a sound feature stays below: embeddings are kept in half precision."""
 AUTO = "auto"
 """What `Settings.tile` may be at fit, which then chooses."""
-AUTO_TILE = 512
-"""The tile that it chooses, in pixels, unless an image is smaller."""
+AUTO_TILES = (384, 640)
+"""The tiles that it chooses among, in pixels, unless an image is smaller."""
 SMALLEST_TILE = 64
 SEEN_SIDE = 16
 """Pixels that the smallest defect is to be seen with."""
@@ -59,9 +59,9 @@ class Settings:
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
         tile, tile_overlap: or images are looked at whole and at their own size, in tiles of tile x tile pixels, of
-        which neighbours share about `tile_overlap`; "auto" is 512, or less for small images. smallest_defect: the side,
-        in pixels of the original, of the smallest defect that has to be found: images are made smaller as far as 16
-        pixels are left of it. size: the (width, height) that images are brought to then, None for what a fit finds.
+        which neighbours share about `tile_overlap`; "auto" is 384 to 640, or less for small images. smallest_defect: the
+        side, in pixels of the original, of the smallest defect that has to be found: images are made smaller as far as
+        16 pixels are left of it. size: the (width, height) that images are brought to, None for what a fit finds.
         roi: what of an image is looked at, as `softpatch.data.roi` makes it of a mask, None for all; what lies beyond
         is painted grey.
         channels: which one or three of the pages and channels of TIFFs that have several are looked at, from 0 on.
@@ -296,7 +296,7 @@ def _check_tiles(settings: Settings) -> None:
         raise InputError(f"`tile` is {tile!r}; it is a number of pixels, or auto")
     if isinstance(tile, int):
         _within("tile", tile, SMALLEST_TILE, 4096)
-    _within("tile_overlap", overlap, 0, (tile if isinstance(tile, int) else AUTO_TILE) // 2)
+    _within("tile_overlap", overlap, 0, (tile if isinstance(tile, int) else AUTO_TILES[0]) // 2)
     if settings.smallest_defect is not None:
         _within("smallest_defect", settings.smallest_defect, 1, 16384)
     if settings.size is not None:

@@ -91,30 +91,8 @@ class Detector:
         """
         check_discriminators(settings.noise_names)
         need_images(len(refs), settings)
-        device = torch_device(runtime.device)
         refs = with_channels(refs, settings.channels)
-        if settings.tile is not None and settings.size is None:
-            settings = with_tiles(settings, find_image_size(refs))
-        check_image_memory(settings, runtime, device)
-        if settings.value_range is None and (found := find_value_range(refs)) is not None:
-            settings = replace(settings, value_range=found)
-            if on_note:
-                on_note(_note_on_range(*found))
-        backbone = load_backbone(
-            settings.backbone,
-            layers=settings.layers,
-            weights=settings.weights,
-            image_size=settings.network_side,
-            device=device,
-            offline=runtime.offline,
-            seed=settings.seed,
-            progress=progress,
-        )
-        if settings.tile is not None:
-            settings = in_whole_patches(settings, size_unit(backbone))
-        _check_roi(settings)
-        if settings.align == "find":
-            settings = product_alignment(refs, backbone, settings, runtime, on_note=on_note)
+        settings, backbone = _looking(refs, settings, runtime, on_note=on_note, progress=progress)
         remove_leftovers(Path(gettempdir()))
         with TemporaryDirectory(prefix=temporary_prefix(), ignore_cleanup_errors=True) as folder:
             ordered = sorted(refs, key=lambda ref: decisions.get(ref.name) != "reject")  # rejected ones first
@@ -231,6 +209,41 @@ class Detector:
                 )
             done += len(batch.refs)
             progress("predict", done, len(refs))
+
+
+def _looking(
+    refs: Sequence[ImageRef],
+    settings: Settings,
+    runtime: Runtime,
+    *,
+    on_note: Callable[[str], None] | None,
+    progress: Progress,
+) -> tuple[Settings, Backbone]:
+    """How images are looked at: the settings, with all that was left to the images, and the network."""
+    device = torch_device(runtime.device)
+    if settings.tile is not None and settings.size is None:
+        settings = with_tiles(settings, find_image_size(refs))
+    check_image_memory(settings, runtime, device)
+    if settings.value_range is None and (found := find_value_range(refs)) is not None:
+        settings = replace(settings, value_range=found)
+        if on_note:
+            on_note(_note_on_range(*found))
+    backbone = load_backbone(
+        settings.backbone,
+        layers=settings.layers,
+        weights=settings.weights,
+        image_size=settings.network_side,
+        device=device,
+        offline=runtime.offline,
+        seed=settings.seed,
+        progress=progress,
+    )
+    if settings.tile is not None:
+        settings = in_whole_patches(settings, size_unit(backbone))
+    _check_roi(settings)
+    if settings.align == "find":
+        settings = product_alignment(refs, backbone, settings, runtime, on_note=on_note)
+    return settings, backbone
 
 
 def _banks(

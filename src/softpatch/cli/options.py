@@ -102,7 +102,7 @@ Tile = Annotated[
     typer.Option(
         parser=_tile,
         metavar="PIXELS|auto",
-        help="Look at images whole and at their own size, in tiles of so many pixels; auto is 512, or less.",
+        help="Look at images whole and at their own size, in tiles of so many pixels, such as 512; auto chooses.",
         show_default="images are squeezed to --resize",
     ),
 ]

@@ -3,17 +3,18 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil, prod
 
 import torch
 
-from softpatch.config import AUTO, AUTO_TILE, SEEN_SIDE, SMALLEST_TILE, Settings
+from softpatch.config import AUTO_TILES, SEEN_SIDE, SMALLEST_TILE, Settings
 from softpatch.data.framing import Size
 from softpatch.data.images import ImageRef
 from softpatch.data.pixels import UNSCALED
 from softpatch.errors import ImageError, InputError
 
 _SAMPLE = 9  # images
-_STEP = 32  # pixels that a chosen tile is a multiple of
+_STEP = 16  # pixels that a chosen tile is a multiple of: a patch of the usual networks
 
 
 def find_image_size(refs: Sequence[ImageRef]) -> Size:
@@ -36,22 +37,37 @@ def with_tiles(settings: Settings, original: Size) -> Settings:
     Raises `InputError` where images are smaller than a tile.
     """
     scale = 1.0 if settings.smallest_defect is None else min(1.0, SEEN_SIDE / settings.smallest_defect)
-    width, height = (round(scale * side) for side in original)
-    shortest, tile = min(width, height), settings.tile
-    if tile == AUTO:
-        tile = min(AUTO_TILE, shortest // _STEP * _STEP)
+    width, height = size = (_whole(scale * original[0], _STEP), _whole(scale * original[1], _STEP))
     made = "" if scale == 1 else f", made smaller from {original[0]} x {original[1]} by `smallest_defect`"
-    if shortest < SMALLEST_TILE:
+    if min(size) < SMALLEST_TILE:
         raise InputError(
             f"images of {width} x {height} pixels{made} are too small for tiles; "
             + ("leave out `tile`" if scale == 1 else "name a smaller defect")
         )
-    if not isinstance(tile, int) or tile > shortest:
-        raise InputError(
-            f"`tile` {tile} is larger than images of {width} x {height} pixels{made}; it is at most "
-            f"{shortest // _STEP * _STEP}, or auto"
-        )
-    return replace(settings, tile=tile, size=(width, height))
+    tile, overlap = settings.tile, settings.tile_overlap
+    if not isinstance(tile, int):
+        tile = _best_tile(size, overlap)
+        overlap = min(overlap, tile // 2)
+    if tile > min(size):
+        looked_at = f"images of {width} x {height} pixels{made}"
+        raise InputError(f"`tile` {tile} is larger than {looked_at}; it is at most {min(size)}, or auto")
+    return replace(settings, tile=tile, tile_overlap=overlap, size=size)
+
+
+def _best_tile(size: Size, overlap: int) -> int:
+    """The tile, of those of a usual side that are no larger than the image, that shows the fewest pixels twice."""
+    most = min(AUTO_TILES[1], *size)
+    least = min(AUTO_TILES[0], most)
+
+    def pixels(tile: int) -> int:
+        return prod(1 + ceil((side - tile) / max(1, tile - overlap)) for side in size) * tile**2
+
+    return min(range(most, least - 1, -_STEP), key=pixels)
+
+
+def _whole(side: float, unit: int) -> int:
+    """The multiple of a unit that is nearest, at least one."""
+    return max(1, int(side / unit + 0.5)) * unit
 
 
 def in_whole_patches(settings: Settings, unit: int) -> Settings:
@@ -65,5 +81,5 @@ def in_whole_patches(settings: Settings, unit: int) -> Settings:
             f"`tile` {tile} is no multiple of {unit} pixels, a patch of backbone {settings.backbone!r}; "
             f"take {tile // unit * unit}"
         )
-    width, height = (max(tile, (side + unit // 2) // unit * unit) for side in size)
+    width, height = (max(tile, _whole(side, unit)) for side in size)
     return replace(settings, size=(width, height))

@@ -22,6 +22,10 @@ from softpatch.data.pixels import ValueRange, pixels_tensor
 from softpatch.errors import ImageError, InputError
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".mts", ".m2ts")
+_CONTAINERS = {  # playlists, which lead to other files and to the network, are not among them
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,avi,matroska,webm,mpeg,mpegts,mpegvideo,asf",
+    "protocol_whitelist": "file",
+}
 _DECODERS = 2  # one for judging, one for drawing what was judged
 _AHEAD = 300  # frames that a decoder runs through rather than that another is begun
 _KEPT = 6  # frames, for threads that ask out of order
@@ -106,7 +110,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
         raise InputError(f"{path} is a video, which takes PyAV to read; install softpatch[video]") from error
     try:
         av.logging.set_level(av.logging.PANIC)  # or decoders write what they think to stderr
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=dict(_CONTAINERS)) as container:
             if not container.streams.video:
                 raise ImageError("it holds no pictures")
             yield container, container.streams.video[0]

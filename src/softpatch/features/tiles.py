@@ -25,7 +25,7 @@ def image_embeddings(images: Tensor, backbone: Backbone, settings: Settings) -> 
     """Patch embeddings (B, P, D) float16 of framed images (B, 3, h, w), in tiles where `settings` ask for them."""
     if settings.tile is None:
         return patch_embeddings(backbone.feature_maps(images), settings.embedding_dim)
-    return torch.stack([_in_tiles(image, backbone, settings) for image in images])
+    return _in_tiles(images, backbone, settings)
 
 
 def embedding_shape(backbone: Backbone, settings: Settings) -> tuple[tuple[int, int], int]:
@@ -69,26 +69,27 @@ def tile_weights(side: int, tile: int, overlap: int, starts: list[int]) -> Tenso
     return weights / weights.sum(dim=0)
 
 
-def _in_tiles(image: Tensor, backbone: Backbone, settings: Settings) -> Tensor:
-    """Patch embeddings (P, D) of an image (3, H, W), `TILES_AT_ONCE` at a time."""
+def _in_tiles(images: Tensor, backbone: Backbone, settings: Settings) -> Tensor:
+    """Patch embeddings (B, P, D) of images (B, 3, H, W), `TILES_AT_ONCE` at a time."""
     tile, overlap, stride = settings.network_side, settings.tile_overlap, backbone.stride
     cells = tile // stride
-    height, width = image.shape[1:]
+    height, width = images.shape[2:]
     rows, columns = (tile_starts(side, tile, overlap, stride) for side in (height, width))
     of_row, of_column = (
         tile_weights(side // stride, cells, overlap // stride, [start // stride for start in starts])
         for side, starts in ((height, rows), (width, columns))
     )
-    places = list(product(range(len(rows)), range(len(columns))))
+    places = list(product(range(len(images)), range(len(rows)), range(len(columns))))
     whole = torch.zeros(0)
     for first in range(0, len(places), TILES_AT_ONCE):
         some = places[first : first + TILES_AT_ONCE]
-        tiles = [image[:, rows[i] : rows[i] + tile, columns[k] : columns[k] + tile] for i, k in some]
+        tiles = [images[n, :, rows[i] : rows[i] + tile, columns[k] : columns[k] + tile] for n, i, k in some]
         found = patch_embeddings(backbone.feature_maps(torch.stack(tiles)), settings.embedding_dim)
         if not len(whole):
-            whole = torch.zeros(height // stride, width // stride, found.shape[2], device=found.device)
-        for (i, k), embeddings in zip(some, found, strict=True):
+            shape = (len(images), height // stride, width // stride, found.shape[2])
+            whole = torch.zeros(shape, device=found.device)
+        for (n, i, k), embeddings in zip(some, found, strict=True):
             y, x = (slice(start // stride, start // stride + cells) for start in (rows[i], columns[k]))
             share = (of_row[i, y, None] * of_column[k, x]).to(found.device)
-            whole[y, x] += embeddings.view(cells, cells, -1) * share[:, :, None]
-    return F.avg_pool2d(whole.permute(2, 0, 1)[None], CELLS)[0].flatten(1).T.half()
+            whole[n, y, x] += embeddings.view(cells, cells, -1) * share[:, :, None]
+    return F.avg_pool2d(whole.permute(0, 3, 1, 2), CELLS).flatten(2).mT.half()
