@@ -59,9 +59,9 @@ class Settings:
     Images:
         resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
         tile, tile_overlap: or images are looked at whole and at their own size, in tiles of tile x tile pixels, of
-        which neighbours share about `tile_overlap`; "auto" is 384 to 640, or less for small images. smallest_defect: the
-        side, in pixels of the original, of the smallest defect that has to be found: images are made smaller as far as
-        16 pixels are left of it. size: the (width, height) that images are brought to, None for what a fit finds.
+        which neighbours share about `tile_overlap`; "auto" is 384 to 640, or less for small images. smallest_defect:
+        the side, in pixels of the original, of the smallest defect that has to be found: images are made smaller as far
+        as 16 pixels are left of it. size: the (width, height) that images are brought to, None for what a fit finds.
         roi: what of an image is looked at, as `softpatch.data.roi` makes it of a mask, None for all; what lies beyond
         is painted grey.
         channels: which one or three of the pages and channels of TIFFs that have several are looked at, from 0 on.
