@@ -105,7 +105,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
     whole = rows["fit"]
     return "\n".join(lines) + (
         f"\n\nTo learn from {whole['images']} images of 12 MP took {whole['fit_s'] / 60:.0f} minutes and "
-        f"{whole['peak_memory'] / 1e9:.1f} GB of memory; the default `--memory-budget` is 4 GB."
+        f"{whole['peak_memory'] / 1e9:.1f} GB of memory, pages of a file "
+        "among it that the system can take back; the default `--memory-budget` is 4 GB."
     )
 
 
