@@ -11,6 +11,7 @@ from PIL import Image
 from conftest import plate, tiny_softpatch
 from softpatch import SoftPatch
 from softpatch.data.decode import read_image
+from softpatch.data.layouts import open_dataset
 from softpatch.errors import ImageError, InputError
 from test_cli import TINY, run
 
@@ -84,8 +85,33 @@ def test_a_smaller_copy_is_no_page(tmp_path: Path) -> None:
 
 def test_compressed_channels(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "image.tif", planes(0), photometric="minisblack", compression="zlib")
-    with pytest.raises(ImageError, match="is compressed, and channels are read of others alone"):
+    with pytest.raises(ImageError, match="channels of a compressed or unusual TIFF are not read; save it uncompressed"):
         read_image(tmp_path / "image.tif", channels=(0,))
+
+
+@pytest.mark.parametrize("name", ["image.png", "packed.tif", "plain.tif"])
+def test_of_a_plain_image_colours_are_its_channels(name: str, tmp_path: Path) -> None:
+    pixels = plate(0, defective=True)
+    Image.fromarray(pixels).save(tmp_path / name, **({"compression": "tiff_lzw"} if name == "packed.tif" else {}))
+    expected = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    assert torch.allclose(read_image(tmp_path / name, channels=(2, 0, 1)), expected[[2, 0, 1]])
+    assert torch.allclose(read_image(tmp_path / name, channels=(1,)), expected[[1, 1, 1]])
+    with pytest.raises(ImageError, match="the image has the channels 0 to 2, and none of number 3"):
+        read_image(tmp_path / name, channels=(3,))
+
+
+def test_absurd_sizes_are_refused(tmp_path: Path) -> None:
+    large = np.zeros((2, 60, 6100), np.uint16)  # longer than any photograph
+    tifffile.imwrite(tmp_path / "long.tif", large, photometric="minisblack")
+    with pytest.raises(ImageError, match="one side is at most 100 times the other"):
+        read_image(tmp_path / "long.tif", channels=(1,))
+
+
+def test_white_may_be_zero(tmp_path: Path) -> None:
+    values = planes(0)
+    tifffile.imwrite(tmp_path / "image.tif", values, photometric="miniswhite")
+    expected = 1 - torch.from_numpy(values[3].astype(np.float32)) / 65535
+    assert torch.allclose(read_image(tmp_path / "image.tif", channels=(3,))[0], expected, atol=1e-6)
 
 
 @pytest.fixture
@@ -108,8 +134,19 @@ def test_a_defect_in_one_channel(folder: Path, tmp_path: Path) -> None:
     loaded = SoftPatch.load(tmp_path / "model.safetensors")
     assert loaded.predict(bad).image_score == seen.predict(bad).image_score
     assert loaded.refit().threshold == seen.threshold
-    Image.fromarray(plate(71)).save(tmp_path / "plain.png")  # has only its own
-    assert loaded.predict(tmp_path / "plain.png").image_score > 0
+    Image.fromarray(plate(71)).save(tmp_path / "plain.png")  # has no near infrared
+    with pytest.raises(ImageError, match="has the channels 0 to 2, and none of number 3"):
+        loaded.predict(tmp_path / "plain.png")
+
+
+def test_masks_of_compressed_images(plate_folder: Path) -> None:
+    for path in [*plate_folder.glob("train/*/*.png"), *plate_folder.glob("test/*/*.png")]:
+        with Image.open(path) as image:
+            image.save(path.with_suffix(".tif"), compression="tiff_lzw")
+        path.unlink()
+    samples = [sample for sample in open_dataset(plate_folder).test if sample.is_anomalous]
+    assert len(samples) == 4
+    assert all(sample.read_mask().any() for sample in samples)
 
 
 def test_the_command_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import tifffile
 import torch
 from PIL import Image, PngImagePlugin
 
-from softpatch.data import decode
+from softpatch.data import image_bounds
 from softpatch.data.decode import read_image, rgb_tensor
 from softpatch.data.images import SkippedImage, file_ref, read_in_batches
 from softpatch.errors import ImageError
@@ -340,7 +340,7 @@ def test_only_our_own_limit_counts(tmp_path: Path, name: str, monkeypatch: pytes
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 3)
     assert read_image(tmp_path / name).shape == (3, 5, 7)
     assert Image.MAX_IMAGE_PIXELS == 3
-    monkeypatch.setattr(decode, "MAX_PIXELS", 34)
+    monkeypatch.setattr(image_bounds, "MAX_PIXELS", 34)
     with pytest.raises(ImageError, match="7 x 5 pixels, more than the 34 allowed"):
         read_image(tmp_path / name)
 

@@ -10,12 +10,11 @@ import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import simplejpeg
-import tifffile
 from PIL import ExifTags, Image
 from PIL.BmpImagePlugin import BmpImageFile, DibImageFile
 from PIL.GifImagePlugin import GifImageFile
@@ -29,15 +28,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from softpatch.data.channels import read_channels, refuse_several
+from softpatch.data.image_bounds import bounded
 from softpatch.data.pixels import WHITE, ValueRange, upright_rgb
+from softpatch.data.tiff import read_channels, read_plain_tiff, white_of
 from softpatch.errors import ImageError
 
-MAX_PIXELS = 100_000_000
-"""An image of more pixels (10,000 x 10,000) is refused: reading it takes about 30 bytes a pixel."""
-MAX_ASPECT = 100
-"""An image so many times longer than wide is refused: no photograph is, and to bring it to a square takes memory."""
-_ONE_AT_A_TIME = 16_000_000  # pixels, from which on images wait for each other
 _UNFOLDED_AT_ONCE = 1_000_000  # bytes
 _DEEP_COLOUR = (b"\x10\x02", b"\x10\x06")  # bits per sample and colour type of a PNG: 16, and RGB or RGBA
 _SOME_EXTRA_BYTES = 64  # between a JPEG's data and its end: some cameras write a few
@@ -57,9 +52,6 @@ programs, and a size limit of its own."""
 _BY_SUFFIX: dict[str, type[ImageFile]] = {".tga": TgaImageFile, ".dib": DibImageFile}
 """Formats that no first bytes tell."""
 FORMATS = "PNG, JPEG, TIFF, BMP, WebP, GIF, JPEG 2000, PGM or TGA"
-
-_large = threading.RLock()
-_turn = threading.local()
 
 
 def is_picture(path: Path) -> bool:
@@ -90,15 +82,23 @@ def read_image(path: Path, value_range: ValueRange | None = None, channels: tupl
 
     Greys of 1 to 16 bits, RGB, palette, CMYK and float TIFF are converted, by the depth that the file states, or by
     the `value_range` of images of more than 8 bits where one is given; transparent pixels are laid over white; of
-    several frames the first is read. A TIFF of several pages, or of more channels, takes `channels` that say which one
-    or three of them are looked at. Raises `ImageError` for a file that is empty, cut short, not an image,
-    larger than `MAX_PIXELS`, or more than `MAX_ASPECT` times longer than wide.
+    several frames the first is read. `channels` say which one or three of those that a file has are looked at; a TIFF
+    of several pages, or of more than three channels, needs them. Raises `ImageError` for a file that is empty, cut
+    short, not an image, larger than `MAX_PIXELS`, more than `MAX_ASPECT` times longer than wide, or without one of the
+    channels.
     """
     if channels is not None and _decoder(_beginning(path), path.suffix.lower()) is TiffImageFile:
         with _image_errors():
-            return read_channels(path, channels, value_range)
+            chosen = read_channels(path, channels, value_range)
+        if chosen is not None:
+            return chosen
     with opened(path, value_range) as image:
-        return image if isinstance(image, Tensor) else _rgb(image, value_range)
+        rgb = image if isinstance(image, Tensor) else _rgb(image, value_range)
+    if channels is None:
+        return rgb
+    if max(channels) > 2:
+        raise ImageError(f"the image has the channels 0 to 2, and none of number {max(channels)}")
+    return rgb[list(channels)].expand(3, -1, -1)
 
 
 def rgb_tensor(image: Image.Image, value_range: ValueRange | None = None) -> Tensor:
@@ -106,7 +106,7 @@ def rgb_tensor(image: Image.Image, value_range: ValueRange | None = None) -> Ten
 
     Raises `ImageError` where Pillow cannot decode or convert it, or where deep values leave their range.
     """
-    with _image_errors(), _bounded(*image.size):
+    with _image_errors(), bounded(*image.size):
         return _rgb(image, value_range)
 
 
@@ -126,7 +126,7 @@ def opened(path: Path, value_range: ValueRange | None = None) -> Iterator[Image.
         decoder = _decoder(start, path.suffix.lower())
         if decoder is None:
             raise ImageError(f"the file is not a {FORMATS} image")
-        if decoder is TiffImageFile and (pixels := _uncompressed_tiff(path, value_range)) is not None:
+        if decoder is TiffImageFile and (pixels := read_plain_tiff(path, value_range)) is not None:
             yield pixels
             return
         if (
@@ -136,7 +136,7 @@ def opened(path: Path, value_range: ValueRange | None = None) -> Iterator[Image.
         ):
             yield pixels
             return
-        with decoder(path) as image, _bounded(*image.size):
+        with decoder(path) as image, bounded(*image.size):
             if isinstance(image, PngImageFile):
                 _refuse_early_end(image, path)
             yield _whole_jpeg(image, path) if isinstance(image, JpegImageFile) else image
@@ -177,7 +177,7 @@ def _deep_png(path: Path, value_range: ValueRange | None) -> Tensor | None:
     """
     halves = []
     for order in "BL":
-        with PngImageFile(path) as image, _bounded(*image.size):
+        with PngImageFile(path) as image, bounded(*image.size):
             if "transparency" in image.info:
                 return None
             image.tile = [tile._replace(args=f"{image.mode};16{order}") for tile in image.tile]
@@ -219,35 +219,6 @@ def _refuse_early_end(image: PngImageFile, path: Path) -> None:
         raise ImageError("the file is cut short or damaged: its data ends before its last row")
 
 
-def check_image_size(width: int, height: int) -> None:
-    """Raise `ImageError` for an absurd size."""
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"the image has {width} x {height} pixels, more than the {MAX_PIXELS:,} allowed")
-    if max(width, height) > MAX_ASPECT * min(width, height) > 0:
-        raise ImageError(f"the image has {width} x {height} pixels; one side is at most {MAX_ASPECT} times the other")
-
-
-@contextmanager
-def _bounded(width: int, height: int) -> Iterator[None]:
-    """Refuse an absurd size, and let the largest images be read one at a time."""
-    check_image_size(width, height)
-    with ExitStack() as here:
-        if width * height > _ONE_AT_A_TIME:
-            getattr(_turn, "stack", here).enter_context(_large)
-        yield
-
-
-@contextmanager
-def a_large_image_at_a_time() -> Iterator[None]:
-    """Keep a large image that is read in the block the only one that any thread has, until the block ends."""
-    with ExitStack() as stack:
-        _turn.stack = stack
-        try:
-            yield
-        finally:
-            del _turn.stack
-
-
 def _rgb(image: Image.Image, value_range: ValueRange | None) -> Tensor:
     image.load()
     orientation = _orientation(image)
@@ -269,53 +240,7 @@ def _stated_top(image: Image.Image) -> int:
     if not isinstance(image, TiffImageFile):
         return WHITE
     bits, stated = max(image.tag_v2.get(258) or (16,)), image.tag_v2.get(281)
-    return _top(bits, max(stated) if isinstance(stated, tuple) else stated)
-
-
-def _top(bits: int, stated: object) -> int:
-    """White of `bits` per sample, or the file's MaxSampleValue where that is white of 9 or more bits.
-
-    Any other is of the one image only, and images would not be scaled alike.
-    """
-    depths = [2**depth - 1 for depth in range(9, min(bits, 16) + 1)]
-    return stated if isinstance(stated, int) and stated in depths else 2 ** min(bits, 16) - 1
-
-
-def _uncompressed_tiff(path: Path, value_range: ValueRange | None) -> Tensor | None:
-    """Read the first page of a plain grey or RGB TIFF at its full depth; None leaves the file to Pillow.
-
-    Pillow scrambles 16-bit colour kept in separate planes and has no mode for float or 32-bit colour. What
-    compressed data unfolds to is not bounded by tifffile, so that stays with Pillow.
-    """
-    try:
-        file = tifffile.TiffFile(path)
-    except Exception:  # a broken header; Pillow may make sense of it, or says what is wrong
-        return None
-    with file:
-        refuse_several(file)
-        page = file.pages.first
-        planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        strips = 1 if page.is_tiled else planes * -(-page.imagelength // max(1, page.rowsperstrip))
-        if len(page.dataoffsets) < strips or not all(page.dataoffsets) or not all(page.databytecounts):
-            raise ImageError("the file is cut short or damaged: it lacks some of its strips")
-        if page.compression != 1 or page.photometric not in (0, 1, 2) or page.bitspersample % 8:
-            return None
-        if page.axes == "SYX" and page.samplesperpixel == 4:
-            raise ImageError("the TIFF keeps four samples in separate planes; save it as plain RGB")
-        if page.axes not in ("YX", "YXS", "SYX") or page.samplesperpixel not in (1, 3):
-            return None
-        with _bounded(page.imagewidth, page.imagelength):
-            if page.nbytes > path.stat().st_size or page.nbytes > sum(page.databytecounts):
-                # uncompressed, so the file holds every byte
-                raise ImageError("the file is cut short or damaged: it is smaller than its pixels")
-            pixels = page.asarray()
-            orientation, stated = page.tags.valueof("Orientation", 1), page.tags.valueof("MaxSampleValue")
-            if page.axes == "SYX":
-                pixels = np.moveaxis(pixels, 0, 2)  # (3, H, W) -> (H, W, 3)
-            top = _top(page.bitspersample, max(stated) if isinstance(stated, tuple) else stated)
-            if page.photometric == 0 and pixels.dtype.kind == "u":
-                pixels = (top if pixels.dtype.itemsize < 4 else np.iinfo(pixels.dtype).max) - pixels
-            return upright_rgb(pixels, orientation, top, value_range)
+    return white_of(bits, stated)
 
 
 def _orientation(image: Image.Image) -> object:

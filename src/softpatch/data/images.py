@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from softpatch.config import Settings
-from softpatch.data.decode import a_large_image_at_a_time, read_image
+from softpatch.data.decode import read_image
 from softpatch.data.folder import photographs
+from softpatch.data.image_bounds import a_large_image_at_a_time
 from softpatch.data.pixels import ValueRange
 from softpatch.errors import ImageError
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from softpatch.config import ROI_SIDE, unpacked_roi
-from softpatch.data.decode import MAX_PIXELS
+from softpatch.data.image_bounds import MAX_PIXELS
 from softpatch.data.images import ImageRef
 from softpatch.data.masks import read_mask
 from softpatch.data.pixels import UNSCALED

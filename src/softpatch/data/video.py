@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from softpatch.data.decode import check_image_size
+from softpatch.data.image_bounds import check_image_size
 from softpatch.data.images import ImageRef
 from softpatch.data.pixels import ValueRange, pixels_tensor
 from softpatch.errors import ImageError, InputError
