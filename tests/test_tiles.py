@@ -244,6 +244,7 @@ def test_tiles_that_do_not_fit(settings: Settings, original: tuple[int, int], me
         ({"tile": 128, "smallest_defect": 0.0}, "`smallest_defect` is 0.0; it must be within 1 and 16384"),
         ({"tile": 128, "size": (300,)}, r"`size` is \(300,\); it is a width and a height in pixels"),
         ({"tile": 128, "size": (300, 100)}, "`size` is 100; it must be within 128 and 65500"),
+        ({"tile": "auto", "size": (300, 200)}, "`tile` is auto and `size` given, .*; name the tile's side"),
     ],
 )
 def test_settings_that_make_no_sense(values: dict[str, object], message: str) -> None:

@@ -302,8 +302,12 @@ def _check_tiles(settings: Settings) -> None:
     if settings.size is not None:
         if len(settings.size) != 2:
             raise InputError(f"`size` is {settings.size}; it is a width and a height in pixels")
+        if not isinstance(tile, int):
+            raise InputError(
+                f"`tile` is {tile} and `size` given, which go together in pixels alone; name the tile's side"
+            )
         for side in settings.size:
-            _within("size", side, tile if isinstance(tile, int) else SMALLEST_TILE, 65500)
+            _within("size", side, tile, 65500)
 
 
 def unpacked_roi(roi: str) -> bytes:

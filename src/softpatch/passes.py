@@ -7,6 +7,7 @@ that were chosen.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil, prod
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from softpatch.alignment import find_alignment
 from softpatch.config import ALIGNMENTS, Runtime, Settings
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef, SkippedImage, as_asked, pixel_digests, read_in_batches
+from softpatch.data.images import ImageRef, SkippedImage, as_asked, pixel_digests, read_in_batches, readable, some_of
 from softpatch.data.registration import AS_IT_LIES, find_poses, moved, small_greys
 from softpatch.data.roi import packed_roi
 from softpatch.errors import ImageError
@@ -145,17 +146,18 @@ def product_symmetries(
     count = ceil(len(refs) * max(1, positions / USUAL_GRID))
     if settings.symmetries == "none" or 2 * count > MOST_IMAGES:
         return NONE
-    sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE)).long()]
-    images = [batch.images for batch in _distinct(sample, settings, runtime, {}, {}, lambda _: None)]
+    images = [batch.images for batch in _distinct(some_of(refs, SAMPLE), settings, runtime, {}, {}, lambda _: None)]
     if not images:
         return NONE
 
-    def embed(images: Tensor) -> Tensor:
-        parts = torch.split(images, images_at_once(settings, runtime))
-        embeddings = torch.cat([image_embeddings(part, backbone, settings) for part in parts])
-        return project(embeddings, settings.projected_dim, settings.seed)
+    return find_symmetries(torch.cat(images), partial(_projected, backbone, settings, runtime), count)
 
-    return find_symmetries(torch.cat(images), embed, count)
+
+def _projected(backbone: Backbone, settings: Settings, runtime: Runtime, images: Tensor) -> Tensor:
+    """Projected embeddings (n, P, d) float16 of a sample of images (n, 3, h, w)."""
+    parts = torch.split(images, images_at_once(settings, runtime))
+    embeddings = torch.cat([image_embeddings(part, backbone, settings) for part in parts])
+    return project(embeddings, settings.projected_dim, settings.seed)
 
 
 def product_alignment(
@@ -172,27 +174,16 @@ def product_alignment(
     """
     framing = Framing.of(settings)
     fewer = max(_FEWEST, SAMPLE * images_at_once(settings, runtime) // runtime.batch_size)  # of large images
-    sample = [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), SAMPLE, fewer)).long()]
-    found = list(
-        read_in_batches(
-            as_asked(sample, settings),
-            framing.resized,
-            batch_size=1,
-            workers=runtime.workers,
-            on_skip=lambda _: None,
-        )
-    )
+    sample = list(readable(as_asked(some_of(refs, min(SAMPLE, fewer)), settings)))
+    if len(sample) < 3:
+        return replace(settings, align="none")
 
     def embed(images: Tensor, mask: Tensor) -> Tensor:
         looking = replace(framing, roi=packed_roi(mask.numpy()))
-        parts = torch.split(looking.cropped(images), images_at_once(settings, runtime))
-        embeddings = torch.cat([image_embeddings(part, backbone, settings) for part in parts])
-        return project(embeddings, settings.projected_dim, settings.seed)
+        return _projected(backbone, settings, runtime, looking.cropped(images))
 
-    if len(found) < 3:
-        return replace(settings, align="none")
-    aspects = [width / height for _, ((width, height),), _ in found]
-    alignment = find_alignment(torch.cat([image for _, _, image in found]), aspects, embed)
+    aspects = [image.shape[2] / image.shape[1] for image in sample]
+    alignment = find_alignment(torch.stack([framing.resized(image) for image in sample]), aspects, embed)
     if on_note:
         on_note(
             f"images are {1 - alignment.nearer:.0%} nearer to each other once they are aligned, "

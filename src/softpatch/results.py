@@ -24,7 +24,8 @@ class Prediction:
     `image_score` >= 0 is the largest patch score; higher means more anomalous. `is_anomalous` says that it exceeds
     `threshold`; `verdict` tells those below it that exceed `check_threshold` from good ones. `peak_x`, `peak_y` are the
     centre of the patch with the largest score, in pixels of the original image of `width` x `height`. `anomaly_map` is
-    a float32 array (crop, crop), and `map_threshold` is to it what `threshold` is to the image score.
+    float32 (H, W), with a pixel for each of the crop, or for 4 x 4 of a tiled image (`Framing.map_shape`), and
+    `map_threshold` is to it what `threshold` is to the image score.
     `is_unlike_training` says that so much of the image is beyond what was learned that it may show another product, or
     the same in another light.
     """
@@ -61,7 +62,7 @@ class Prediction:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """Where the defects are: bool (crop, crop), like the map. Of an anomalous image never empty, of another always.
+        """Where the defects are: bool, of the shape of the map. Of an anomalous image never empty, of another always.
 
         See `softpatch.scoring.regions.defect_mask`.
         """
@@ -197,9 +198,9 @@ def _include(mask: NDArray[np.bool_], column: int, row: int) -> None:
 def is_unlike_training(
     anomaly_map: NDArray[np.float32], map_threshold: float, inside: NDArray[np.bool_] | None = None
 ) -> bool:
-    """Whether an anomaly map (crop, crop) is high nearly everywhere, beside the calibrated threshold of maps.
+    """Whether an anomaly map (H, W) is high nearly everywhere, beside the calibrated threshold of maps.
 
-    Where only a part of it is looked at, `inside` (crop, crop), that part counts.
+    Where only a part of it is looked at, `inside` (H, W), that part counts.
     """
     some = anomaly_map[::4, ::4] if inside is None else anomaly_map[inside]  # it is smooth
     return bool((some > map_threshold).mean() > UNLIKE_SHARE or np.median(some) > UNLIKE_MEDIAN * map_threshold)

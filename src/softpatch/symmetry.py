@@ -56,9 +56,8 @@ def find_symmetries(images: Tensor, embed: Callable[[Tensor], Tensor], training_
     """Find the largest of `GROUPS` that the product has, of those that leave at most `MOST_IMAGES` to learn from.
 
     `images` (n, 3, H, W) are a sample of the `training_images`, and `embed` gives patch embeddings (n, P, D) float16.
-    Images that are no squares have no quarter turns.
-    Of a group's members, the median image's patches may be 5 % farther from the other images than untransformed ones.
-    Contamination hardly matters to medians.
+    Images that are no squares have no quarter turns. Of a group's members, the median image's patches may be 5 %
+    farther from the other images than untransformed ones. Contamination hardly matters to medians.
     """
     if len(images) < 3:
         return NONE

@@ -39,7 +39,7 @@ class Framing:
 
     def __post_init__(self) -> None:
         for size, crop in zip(self.size, self.crop, strict=True):
-            if size < 32 or not 32 <= crop <= size or crop % self.step or (size - crop) % (2 * self.step) > 1:
+            if size < 32 or not 32 <= crop <= size or crop % self.step or (size - crop) // 2 % self.step:
                 raise InputError(
                     f"images of {size} pixels and a crop of {crop} do not go together; it is 32 to {size} pixels"
                 )

@@ -5,7 +5,7 @@ Nothing is decoded before it is needed, so a long list costs nothing.
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -66,6 +66,21 @@ def image_files(path: Path) -> list[Path]:
 def file_ref(path: Path) -> ImageRef:
     """The image in a file, under its path as name."""
     return ImageRef(str(path), partial(read_image, path), path)
+
+
+def some_of(refs: Sequence[ImageRef], count: int) -> list[ImageRef]:
+    """At most so many of the images, evenly spaced."""
+    return [refs[number] for number in torch.linspace(0, len(refs) - 1, min(len(refs), count)).long().tolist()]
+
+
+def readable(refs: Iterable[ImageRef]) -> Iterator[Tensor]:
+    """Those of the images that can be read, (3, H, W), one after the other."""
+    for ref in refs:
+        try:
+            image = ref.read()
+        except ImageError:
+            continue
+        yield image
 
 
 def as_asked(refs: Sequence[ImageRef], settings: Settings) -> list[ImageRef]:

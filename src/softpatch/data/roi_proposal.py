@@ -7,13 +7,12 @@ part reaches the border, or looks like the ground, it is wrong.
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from softpatch.config import ROI_SIDE
 from softpatch.data.framing import Framing
-from softpatch.data.images import ImageRef
-from softpatch.errors import ImageError, InputError
+from softpatch.data.images import ImageRef, readable, some_of
+from softpatch.errors import InputError
 
 _SAMPLE = 32  # images
 _BORDER = 6  # pixels of 256
@@ -33,12 +32,8 @@ def propose_roi(refs: Sequence[ImageRef]) -> NDArray[np.bool_]:
     from scipy.ndimage import binary_dilation, binary_fill_holes, binary_opening  # a third of a second's import
     from sklearn.cluster import KMeans  # a second's
 
-    framing, seen = Framing.square(ROI_SIDE, ROI_SIDE), list[NDArray[np.float32]]()
-    for number in torch.linspace(0, len(refs) - 1, min(len(refs), _SAMPLE)).long().tolist():
-        try:
-            seen.append(_described(framing.apply(refs[number].read()).permute(1, 2, 0).numpy()))
-        except ImageError:
-            continue
+    framing = Framing.square(ROI_SIDE, ROI_SIDE)
+    seen = [_described(framing.apply(image).permute(1, 2, 0).numpy()) for image in readable(some_of(refs, _SAMPLE))]
     if not seen:
         raise InputError("none of the images that were tried can be read, so no region of interest can be proposed")
     described = np.stack(seen)  # (n, 256, 256, 4)

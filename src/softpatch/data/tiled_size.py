@@ -5,13 +5,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil, prod
 
-import torch
-
 from softpatch.config import AUTO_TILES, SEEN_SIDE, SMALLEST_TILE, Settings
 from softpatch.data.framing import Size
-from softpatch.data.images import ImageRef
+from softpatch.data.images import ImageRef, readable, some_of
 from softpatch.data.pixels import UNSCALED
-from softpatch.errors import ImageError, InputError
+from softpatch.errors import InputError
 
 _SAMPLE = 9  # images
 _STEP = 16  # pixels that a chosen tile is a multiple of: a patch of the usual networks
@@ -19,13 +17,8 @@ _STEP = 16  # pixels that a chosen tile is a multiple of: a patch of the usual n
 
 def find_image_size(refs: Sequence[ImageRef]) -> Size:
     """The (width, height) that most of a sample of images have. Raises `InputError` where none can be read."""
-    sizes: Counter[Size] = Counter()
-    for number in torch.linspace(0, len(refs) - 1, min(len(refs), _SAMPLE)).long().tolist():
-        try:
-            height, width = refs[number].load(UNSCALED).shape[1:]
-        except ImageError:
-            continue
-        sizes[width, height] += 1
+    unscaled = (replace(ref, value_range=UNSCALED) for ref in some_of(refs, _SAMPLE))
+    sizes = Counter((image.shape[2], image.shape[1]) for image in readable(unscaled))
     if not sizes:
         raise InputError("none of the images that were tried can be read, so their size is not known")
     return sizes.most_common(1)[0][0]

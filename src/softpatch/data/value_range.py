@@ -4,13 +4,11 @@ Cameras of 10, 12 or 14 bits write files of 16, which are nearly black where whi
 """
 
 from collections.abc import Sequence
-
-import torch
+from dataclasses import replace
 
 from softpatch.data.decode import may_be_deep
-from softpatch.data.images import ImageRef
+from softpatch.data.images import ImageRef, readable, some_of
 from softpatch.data.pixels import UNSCALED, ValueRange
-from softpatch.errors import ImageError
 
 _SAMPLE = 16  # images
 _PIXELS = 300_000  # of an image, about
@@ -28,14 +26,8 @@ def find_value_range(refs: Sequence[ImageRef]) -> ValueRange | None:
     cannot be read are passed over.
     """
     lowest, highest = [], []
-    for number in torch.linspace(0, len(refs) - 1, min(len(refs), _SAMPLE)).long().tolist():
-        ref = refs[number]
-        if ref.path is not None and not may_be_deep(ref.path):
-            continue
-        try:
-            values = ref.load(UNSCALED)
-        except ImageError:
-            continue
+    deep = (ref for ref in some_of(refs, _SAMPLE) if ref.path is None or may_be_deep(ref.path))
+    for values in readable(replace(ref, value_range=UNSCALED) for ref in deep):
         step = max(1, round((values[0].numel() / _PIXELS) ** 0.5))
         ordered = values[:, ::step, ::step].flatten().sort().values
         if not 0 <= ordered[0] <= ordered[-1] <= 1:

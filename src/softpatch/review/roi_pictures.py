@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from softpatch.atomic import replacing
-from softpatch.data.images import ImageRef
+from softpatch.data.images import ImageRef, readable, some_of
 from softpatch.data.roi import packed_roi, roi_mask
-from softpatch.errors import ImageError, InputError
+from softpatch.errors import InputError
 from softpatch.review.pictures import overlay
 
 _SHOWN = 6  # images
@@ -24,8 +24,7 @@ def write_proposal(refs: Sequence[ImageRef], region: NDArray[np.bool_], mask: Pa
 
     Raises `InputError` where none of those can be read.
     """
-    chosen = [refs[number] for number in np.linspace(0, len(refs) - 1, min(len(refs), _SHOWN)).astype(int)]
-    images = [image for image in map(_read, chosen) if image is not None]
+    images = list(readable(some_of(refs, _SHOWN)))
     if not images:
         raise InputError("none of the images that were tried can be read, so no region of interest can be shown")
     roi = packed_roi(region)
@@ -38,13 +37,6 @@ def write_proposal(refs: Sequence[ImageRef], region: NDArray[np.bool_], mask: Pa
         canvas.save(temporary, format="PNG")
     with replacing(mask) as temporary:
         Image.fromarray(roi_mask(roi, width, height).astype(np.uint8) * 255).save(temporary, format="PNG")
-
-
-def _read(ref: ImageRef) -> Tensor | None:
-    try:
-        return ref.read()
-    except ImageError:
-        return None
 
 
 def _view(image: Tensor, roi: str) -> Image.Image:

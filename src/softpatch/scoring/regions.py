@@ -12,7 +12,7 @@ Box = tuple[int, int, int, int]
 Contour = tuple[tuple[int, int], ...]
 """The corners (x, y) of a closed polygon along the edges of pixels: pixel (0, 0) lies between (0, 0) and (1, 1)."""
 
-_PEAK_SIDE = 1 / 28  # of the map: a patch of the usual grid
+_PEAK_SIDE, _MOST_PIXELS = 1 / 28, 8  # of the map, and of its pixels at most: a patch of the usual grid
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def region_at(anomaly_map: NDArray[np.float32], map_threshold: float, peak: tupl
         found: NDArray[np.bool_] = regions == regions[row, column]
         return found
     region = np.zeros(anomaly_map.shape, dtype=np.bool_)
-    reach = max(1, round(max(anomaly_map.shape) * _PEAK_SIDE / 2))
+    reach = max(1, round(min(max(anomaly_map.shape) * _PEAK_SIDE, _MOST_PIXELS) / 2))
     region[max(0, row - reach) : row + reach, max(0, column - reach) : column + reach] = True
     return region
 
