@@ -216,12 +216,12 @@ def test_a_vision_transformer_takes_weights_made_for_another_image_size(tmp_path
 
 
 def test_an_image_size_that_the_backbone_cannot_take() -> None:
-    with pytest.raises(InputError, match=r"`backbone` 'test_resnet' cannot take 0 px images .*; change `crop`"):
+    with pytest.raises(InputError, match=r"`backbone` 'test_resnet' cannot take 0 px images .*; change `resize`"):
         load_backbone("test_resnet", weights="random", image_size=0)
 
 
 def test_an_image_size_of_which_a_vision_transformer_would_drop_the_last_pixels() -> None:
-    with pytest.raises(InputError, match="'test_vit' takes images of a multiple of 16 px, not 100; change `crop`"):
+    with pytest.raises(InputError, match="'test_vit' takes images of a multiple of 16 px, not 100; change `resize`"):
         load_backbone("test_vit", weights="random", image_size=100)
 
 

@@ -20,6 +20,13 @@ def test_the_default_is_softpatch_plus_of_the_paper() -> None:
     assert (settings.lof_neighbors, settings.gaussian_epsilon, settings.coreset_ratio) == (6, 0.01, 0.1)
 
 
+def test_users_get_the_whole_image_and_the_presets_of_the_paper_its_centre() -> None:
+    seen = {preset: preset_settings(preset, {}).seen_side for preset in PRESETS}
+    assert seen == {"agreement": 256, "softpatch+": 224, "softpatch": 224, "patchcore": 224}
+    assert preset_settings("agreement", {"resize": 96}).seen_side == 96
+    assert preset_settings("agreement", {"crop": 80}).seen_side == 80
+
+
 def test_softpatch_is_one_discriminator_and_one_bank() -> None:
     settings = preset_settings("softpatch", {})
     expected = Settings(discriminators=("lof",), discard_rule="fixed", segmentation_discard_fraction=None)

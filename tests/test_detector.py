@@ -273,6 +273,22 @@ def test_a_folder_of_two_products_is_told(good_images: np.ndarray) -> None:
     assert len(notes) == 1
 
 
+def test_long_images_are_told_to_be_squeezed(good_images: np.ndarray) -> None:
+    long = np.concatenate([good_images, good_images], axis=2)
+    notes: list[str] = []
+    tiny_softpatch().fit(long, on_note=notes.append)
+    height, width = long.shape[1:3]
+    assert [note for note in notes if "squeezed" in note] == [
+        f"images are long, such as {width} x {height} pixels, and squeezed to a square; "
+        "--tile auto, `tile` in Python, keeps their shape"
+    ]
+    notes.clear()
+    few = list(long[:5]) + list(good_images[:6])
+    tiny_softpatch().fit(few, on_note=notes.append)
+    tiny_softpatch(tile=64, tile_overlap=16).fit(long, on_note=notes.append)
+    assert not any("squeezed" in note for note in notes)
+
+
 def test_images_of_another_product_look_unlike_anything_learned(fitted: SoftPatch, good_images: np.ndarray) -> None:
     other = np.random.default_rng(0).integers(0, 256, good_images.shape, dtype=np.uint8)
     for threshold in (None, 1e9):

@@ -174,7 +174,7 @@ def test_the_command_line(brackets: Path, tmp_path: Path, capsys: pytest.Capture
     assert code == 0
     assert "nearer to each other once they are aligned" in told
     _, out, _ = run(capsys, "info", model)
-    assert ", aligned, in 28 x 28 patches" in out
+    assert ", aligned, in 32 x 32 patches" in out
     code, _, _ = run(capsys, "audit", brackets, "--model", model, "-o", tmp_path / "audit")
     assert code == 0
     assert "05.png" in (tmp_path / "audit/audit.csv").read_text().splitlines()[1]

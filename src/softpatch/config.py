@@ -57,7 +57,8 @@ class Settings:
     """All that decides a detector's answers, besides its images; stored whole in the model file.
 
     Images:
-        resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at.
+        resize, crop: every image becomes resize x resize pixels, of which the centre crop x crop is looked at, or all
+        where crop is None.
         tile, tile_overlap: or images are looked at whole and at their own size, in tiles of tile x tile pixels, of
         which neighbours share about `tile_overlap`; "auto" is 384 to 640, or less for small images. smallest_defect:
         the side, in pixels of the original, of the smallest defect that has to be found: images are made smaller as far
@@ -98,7 +99,7 @@ class Settings:
     """
 
     resize: int = 256
-    crop: int = 224
+    crop: int | None = 224
     tile: int | str | None = None
     tile_overlap: int = 64
     smallest_defect: float | None = None
@@ -137,7 +138,7 @@ class Settings:
         one_of("symmetries", self.symmetries, SYMMETRIES)
         one_of("rank_scope", self.rank_scope, RANK_SCOPES)
         _within("resize", self.resize, 32, 16384)
-        _within("crop", self.crop, 32, self.resize)
+        _within("crop", self.seen_side, 32, self.resize)
         _check_tiles(self)
         if self.align not in ALIGNMENTS:
             unpacked_reference(self.align)
@@ -169,9 +170,14 @@ class Settings:
             raise InputError("patches can only be discarded with a discriminator; choose one, or discard 0")
 
     @property
+    def seen_side(self) -> int:
+        """Of what is looked at of a resized image, in pixels."""
+        return self.resize if self.crop is None else self.crop
+
+    @property
     def network_side(self) -> int:
         """Of the squares that the network is given, in pixels."""
-        return self.tile if isinstance(self.tile, int) else self.crop
+        return self.tile if isinstance(self.tile, int) else self.seen_side
 
     @property
     def fewest_images(self) -> int:
@@ -213,6 +219,7 @@ class Runtime:
 DEFAULT_PRESET = "agreement"
 PRESETS: dict[str, dict[str, Any]] = {
     "agreement": {
+        "crop": None,
         "discard_rule": "agreement",
         "discard_fraction": 0.05,
         "segmentation_discard_fraction": 0.3,

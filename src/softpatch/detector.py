@@ -10,7 +10,9 @@ they exist.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
+from math import prod
 from pathlib import Path
+from statistics import median
 from tempfile import TemporaryDirectory, gettempdir
 
 import numpy as np
@@ -43,6 +45,7 @@ from softpatch.threads import one_ahead
 from softpatch.training_record import TrainingRecord, training_record
 
 _FEWEST_PIXELS = 64  # 8 x 8: a patch
+_LONG = 2.0  # times the shorter side
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,12 @@ class Detector:
             if on_note and (astray := seen.matching_nowhere):
                 of_all = f"{len(astray)} of {len(seen.refs)} images match"
                 on_note(f"{of_all} the others nowhere and are seen as they lie, {astray[0]} for one")
+            if on_note and settings.tile is None and _are_long(seen.sizes):
+                width, height = max(seen.sizes, key=prod)
+                on_note(
+                    f"images are long, such as {width} x {height} pixels, and squeezed to a square; --tile auto, "
+                    "`tile` in Python, keeps their shape"
+                )
             answers = answers_of(seen.refs, decisions)
             rejected, copies = sum(answers.values()), len(seen.symmetries)
             count = len(seen.refs) - rejected
@@ -292,6 +301,11 @@ def _check_roi(settings: Settings) -> None:
             f"the region of interest leaves {inside.sum()} of the {inside.size:,} pixels that are looked at, fewer "
             "than a patch has; mark more, or look at more of the image with `crop`"
         )
+
+
+def _are_long(sizes: Sequence[tuple[int, int]]) -> bool:
+    """Whether most images are at least `_LONG` times as long as they are wide, or high."""
+    return median(max(size) / min(size) for size in sizes) >= _LONG
 
 
 def _note_on_range(black: float, white: float) -> str:

@@ -37,7 +37,7 @@ def check_image_memory(settings: Settings, runtime: Runtime, device: torch.devic
     if device.type != "cpu":
         per_pixel = 0
     width, height = settings.size or (settings.resize, settings.resize)
-    seen_width, seen_height = settings.size or (settings.crop, settings.crop)
+    seen_width, seen_height = settings.size or (settings.seen_side, settings.seen_side)
     at_once = images_at_once(settings, runtime)
     images = (
         (TILES_AT_ONCE if settings.tile else at_once) * settings.network_side**2 * per_pixel

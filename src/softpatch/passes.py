@@ -53,13 +53,14 @@ class Batch:
 
 @dataclass(frozen=True, eq=False)
 class Seen:
-    """What the first pass found: the N images that could be read, each with the digest of what was seen of it,
-    `projected` embeddings (N·G, P, d) float16 of the copies that the G `symmetries` make of each, the image itself
-    first, the patch grid (H, W), the size D of the full embeddings, and the `poses` (N, 2, 3) that images were
-    seen through, if they are aligned."""
+    """What the first pass found: the N images that could be read, each with the digest of what was seen of it and its
+    (width, height), `projected` embeddings (N·G, P, d) float16 of the copies that the G `symmetries` make of each, the
+    image itself first, the patch grid (H, W), the size D of the full embeddings, and the `poses` (N, 2, 3) that images
+    were seen through, if they are aligned."""
 
     refs: list[ImageRef]
     digests: list[bytes]
+    sizes: list[tuple[int, int]]
     projected: Tensor
     symmetries: tuple[Symmetry, ...]
     grid: tuple[int, int]
@@ -114,9 +115,10 @@ def first_pass(
     need = fit_memory(len(refs) * copies, prod(grid), dim, settings, weights)
     projected = embedding_store(need, runtime.memory_budget, folder, backbone.device)
     usable: dict[bytes, ImageRef] = {}
-    poses = []
+    poses, sizes = [], []
     for batch in _distinct(refs, settings, runtime, before, usable, on_skip):
         on_images(batch.images)
+        sizes.extend(batch.sizes)
         poses.append(batch.poses)
         start = (len(usable) - len(batch.refs)) * copies
         embeddings = _embeddings_of_copies(batch.images, symmetries, backbone, settings)
@@ -127,6 +129,7 @@ def first_pass(
     return Seen(
         list(usable.values()),
         list(usable),
+        sizes,
         projected[: len(usable) * copies],
         symmetries,
         grid,

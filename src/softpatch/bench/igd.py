@@ -108,7 +108,7 @@ def run(
     """Fit the training images of a split and judge its test images."""
     train = features.of(split.train, settings.seed, progress=progress)
     test = features.of([sample.ref for sample in split.test], settings.seed, progress=progress)
-    size = settings.crop // 32 * 32  # what can be halved often
+    size = settings.seen_side // 32 * 32  # what can be halved often
     scores, maps = torch.zeros(len(test)), torch.zeros(len(test), size, size)
     fitting = predicting = 0.0
     for number, view in enumerate(views(size)):

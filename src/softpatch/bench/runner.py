@@ -193,7 +193,7 @@ def _features(task: Task, root: Path, settings: Settings, runtime: Runtime, prog
         task.backbone,
         layers=layers,
         weights=task.weights if task.weights in (PRETRAINED, RANDOM) else str(root / task.weights),
-        image_size=settings.crop,
+        image_size=settings.seen_side,
         device=torch_device(runtime.device),
         offline=runtime.offline,
         seed=task.seed,

@@ -50,7 +50,12 @@ def fit(
     weights: Weights = None,
     layers: Annotated[str | None, typer.Option(help="Its layers, as layer2,layer3; default strides 8 and 16.")] = None,
     resize: Annotated[int, typer.Option(help="Resize images to this many pixels square.")] = Settings.resize,
-    crop: Annotated[int, typer.Option(help="Look at the centre of this many pixels square.")] = Settings.crop,
+    crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Look at the centre of this many pixels square.", show_default="all; the paper's presets 224"
+        ),
+    ] = None,
     tile: Tile = None,
     overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = Settings.tile_overlap,
     smallest_defect: SmallestDefect = None,
@@ -142,8 +147,8 @@ def fit(
     if tile is not None:
         width, height = estimator.detector.settings.size or (0, 0)
         say(f"Images are looked at as {width} x {height} pixels, in tiles of {estimator.detector.settings.tile}.")
-    elif crop < resize:
-        share = 1 - (crop / resize) ** 2
+    elif estimator.settings.seen_side < resize:
+        share = 1 - (estimator.settings.seen_side / resize) ** 2
         say(f"Note: the outer border, {share:.0%} of each image, is not looked at; --crop {resize} covers it.")
     fitted = estimator.detector
     if fitted.record is not None and (fitted.record.rejected or fitted.record.kept):

@@ -53,7 +53,7 @@ class Framing:
     def of(cls, settings: Settings) -> "Framing":
         """The framing that settings ask for. Raises `InputError` where the size of tiled images is not known yet."""
         if settings.tile is None:
-            return cls.square(settings.resize, settings.crop, settings.roi)
+            return cls.square(settings.resize, settings.seen_side, settings.roi)
         if settings.size is None:
             raise InputError("`size` of tiled images is not known; a fit finds it")
         width, height = settings.size

@@ -124,7 +124,8 @@ def load_backbone(
     stride = min(reductions)
     if config.get("fixed_input_size") and image_size % stride:  # a ViT may drop the last pixels unasked
         raise InputError(
-            f"`backbone` {name!r} takes images of a multiple of {stride} px, not {image_size}; change `crop`, or `tile`"
+            f"`backbone` {name!r} takes images of a multiple of {stride} px, not {image_size}; "
+            "change `resize`, `crop` or `tile`"
         )
     if weights != RANDOM:
         path = Path(weights)
@@ -138,7 +139,7 @@ def load_backbone(
         folded = fold_batch_norm(stages, example)
     except (AssertionError, RuntimeError, ValueError) as error:
         raise InputError(
-            f"`backbone` {name!r} cannot take {image_size} px images ({error}); change `crop`, or `tile`"
+            f"`backbone` {name!r} cannot take {image_size} px images ({error}); change `resize`, `crop` or `tile`"
         ) from error
     mean, std = (torch.tensor(config[key]).view(3, 1, 1) for key in ("mean", "std"))
     return _placed(name, tuple(layer for _, layer in chosen), finest, digest, torch.device(device), folded, mean, std)

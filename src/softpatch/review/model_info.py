@@ -94,7 +94,7 @@ def _look(settings: dict[str, Any]) -> str:
         (width, height), tile = settings["size"], settings["tile"]
         return f"{width} x {height} px, in tiles of {tile} x {tile} px that share {settings['tile_overlap']}"
     resize, crop = settings["resize"], settings["crop"]
-    return f"{resize} x {resize} px" + ("" if crop == resize else f", of which the centre {crop} x {crop} px")
+    return f"{resize} x {resize} px" + ("" if crop in (None, resize) else f", of which the centre {crop} x {crop} px")
 
 
 def _names(count: int | None, folder: str | None) -> str:
