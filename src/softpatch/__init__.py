@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "ExportError",
     "ImageError",
     "InputError",
     "ModelFileError",
@@ -23,12 +24,13 @@ __all__ = [
 
 if TYPE_CHECKING:
     from softpatch.config import Settings
-    from softpatch.errors import ImageError, InputError, ModelFileError, SoftPatchError, WeightsError
+    from softpatch.errors import ExportError, ImageError, InputError, ModelFileError, SoftPatchError, WeightsError
     from softpatch.estimator import SoftPatch
     from softpatch.results import Prediction
     from softpatch.scoring.regions import Region
 
 _HOMES = {
+    "ExportError": "softpatch.errors",
     "ImageError": "softpatch.errors",
     "InputError": "softpatch.errors",
     "ModelFileError": "softpatch.errors",

@@ -19,6 +19,9 @@ DISCARD_RULES = ("agreement", "adaptive", "fixed")
 RANK_SCOPES = ("position", "image set")
 SYMMETRIES = ("none", "find")
 DEVICES = ("auto", "cpu", "cuda")
+EXPORT_FORMATS = ("onnx", "openvino")
+PRECISIONS = ("fp32", "fp16", "int8")
+"""Of an exported graph: as in Python, with halved weights, or with 8 bits in the network and the search."""
 OverlayStyle = Literal["side-by-side", "plain"]
 OVERLAY_STYLES: tuple[OverlayStyle, ...] = ("side-by-side", "plain")
 """The image beside its heat map under a caption, or the heat map over the image alone, at its size."""

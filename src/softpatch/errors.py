@@ -21,6 +21,10 @@ class ModelFileError(SoftPatchError):
     """A model file is cut short, altered, of another format, or belongs to other backbone weights."""
 
 
+class ExportError(SoftPatchError):
+    """An exported graph does not say what the model says."""
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of Python or torch says that memory could not be had."""
     return isinstance(error, MemoryError) or (

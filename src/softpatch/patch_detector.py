@@ -113,7 +113,7 @@ class PatchDetector:
             for_image = patch_scores
             if self.segmentation is not self.classification:
                 for_image = self.classification.score(embeddings, owners=owners)
-            return *_raised(for_image, near).max(dim=1), _raised(patch_scores, near)
+            return *raised(for_image, near).max(dim=1), raised(patch_scores, near)
         if self.segmentation is self.classification:
             return *patch_scores.max(dim=1), patch_scores
         return *self.classification.highest(embeddings, patch_scores, owners=owners), patch_scores
@@ -150,8 +150,8 @@ class PatchDetector:
         return replace(self.with_banks(lambda bank: bank.to(device)), known_bad=known_bad)
 
 
-def _raised(scores: Tensor, near: Tensor) -> Tensor:
-    """Scores (N, P), raised by how much nearer a known bad patch is, whose distances `near` (N, P) are."""
+def raised(scores: Tensor, near: Tensor) -> Tensor:
+    """Patch scores (N, P), raised by how much nearer a known bad patch is, whose distances `near` (N, P) are."""
     return scores * (scores / near.clamp_min(1e-6)).clamp(1, _RAISED)
 
 

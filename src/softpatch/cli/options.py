@@ -11,8 +11,11 @@ import typer
 from softpatch.config import AUTO, DEVICES, LAYOUTS, OVERLAY_STYLES, OverlayStyle, Runtime, choose_from
 
 
-def choice(text: str, values: Collection[str], *, default: str | bool = True) -> Any:
-    """An option that takes one of a closed set of values; its help is `text`, these, and the default, as it says."""
+def choice(text: str, values: Collection[str], *, default: str | bool = True, name: str | None = None) -> Any:
+    """An option that takes one of a closed set of values; its help is `text`, these, and the default, as it says.
+
+    It is called by its parameter, or by `name`.
+    """
     *others, last = values
 
     def read(value: str) -> str:
@@ -24,7 +27,8 @@ def choice(text: str, values: Collection[str], *, default: str | bool = True) ->
         return [value for value in values if value.startswith(incomplete)]
 
     text = f"{text}: {', '.join(others)} or {last}."
-    return typer.Option(parser=read, metavar="<name>", autocompletion=complete, help=text, show_default=default)
+    names = [] if name is None else [name]
+    return typer.Option(*names, parser=read, metavar="<name>", autocompletion=complete, help=text, show_default=default)
 
 
 def _tile(text: str) -> int | str:

@@ -17,7 +17,7 @@ from softpatch.errors import InputError
 
 MAP_STEP = 4
 """Pixels of tiled images for a pixel of their maps, which a cell of 8 or 16 has no more to say of."""
-_GREY = 0.5
+GREY = 0.5
 Size = tuple[int, int]
 """Width and height in pixels."""
 _Image = TypeVar("_Image", Tensor, NDArray[np.bool_])
@@ -95,7 +95,7 @@ class Framing:
         if self.roi is None:
             return image
         looked_at = self.inside if self.step == 1 else self._cropped_roi(1)
-        return torch.where(torch.from_numpy(looked_at), image, _GREY)
+        return torch.where(torch.from_numpy(looked_at), image, GREY)
 
     def apply_to_mask(self, mask: Tensor) -> Tensor:
         """Resize and crop a boolean mask (H, W) to the shape of maps, true where any pixel in a cell is.

@@ -14,12 +14,26 @@ from softpatch.errors import InputError
 def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
     """Describe each grid position by the features around it, from every layer: float16 (B, P, D).
 
+    They are those of `joined_layers`, rounded. Raises `InputError` as that does, and where features are not finite or
+    not below `LARGEST`.
+    """
+    embeddings = joined_layers(feature_maps, embedding_dim)
+    if not embeddings.abs().max() < LARGEST:  # NaN is not
+        raise InputError(
+            "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged, or "
+            "half precision, used on a GPU, is not enough for it: then choose cpu as `device`"
+        )
+    return embeddings.half()
+
+
+def joined_layers(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tensor:
+    """What each grid position and those around it show in every layer, as one vector: float32 (B, P, D).
+
     `feature_maps` are (B, C, H, W) tensors of one or more layers. Each is averaged over 3 x 3 neighbourhoods and
     resized to the finest grid among them (H W, so P = H·W), then given an equal share of `embedding_dim`: a wider
     layer is pooled down to its share; a narrower one keeps its C channels, scaled by √(share / C), which leaves
     all distances as PatchCore's repetition of channels would have them, in fewer numbers. D <= embedding_dim.
-    Raises `InputError` where `embedding_dim` leaves a layer no channel, and where features are not finite or not
-    below `LARGEST`.
+    Raises `InputError` where `embedding_dim` leaves a layer no channel.
     """
     share = embedding_dim // len(feature_maps)
     if share < 1:
@@ -34,10 +48,4 @@ def patch_embeddings(feature_maps: Sequence[Tensor], embedding_dim: int) -> Tens
         channels = patches.shape[2]
         wider = channels > share
         layers.append(F.adaptive_avg_pool1d(patches, share) if wider else patches * sqrt(share / channels))
-    embeddings = torch.cat(layers, dim=2)
-    if not embeddings.abs().max() < LARGEST:  # NaN is not
-        raise InputError(
-            "the backbone gives features that are not finite numbers, or absurdly large; its weights are damaged, or "
-            "half precision, used on a GPU, is not enough for it: then choose cpu as `device`"
-        )
-    return embeddings.half()
+    return torch.cat(layers, dim=2)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from softpatch.memory.shorth import SMALLEST
 
-USUAL_GRID = 1024
-"""Patches of an image of the usual size, 32 x 32: of larger images not the larger share counts, but what is oddest."""
+USUAL_GRID = 784
+"""Patches of an image as the paper looks at it, 28 x 28. Where there are more, as many of them count, the oddest."""
 _UNUSUAL = 0.05  # of an image's patches: the most unusual at their position
 _SMALLEST_DEVIATION = 0.01  # of logarithms at a position, where images may all show the same
 _BESIDE = 0.5  # of a spread of audit scores, for each spread of what is unusual by position

@@ -14,14 +14,14 @@ def anomaly_maps(patch_scores: Tensor, shape: tuple[int, int], sigma: float) -> 
     are one small matrix per axis.
     """
     rows, columns = (
-        _upsample_and_smooth(grid, size, sigma).to(patch_scores.device)
+        upsample_and_smooth(grid, size, sigma).to(patch_scores.device)
         for grid, size in zip(patch_scores.shape[1:], shape, strict=True)
     )
     return rows @ patch_scores @ columns.T
 
 
 @cache
-def _upsample_and_smooth(grid: int, size: int, sigma: float) -> Tensor:
+def upsample_and_smooth(grid: int, size: int, sigma: float) -> Tensor:
     """The matrix (size, grid) that interpolates along one axis, then smooths."""
     upsampled = F.interpolate(torch.eye(grid)[None], size=size, mode="linear", align_corners=False)[0].T
     return _smoothing(size, sigma) @ upsampled if sigma else upsampled

@@ -1,0 +1,139 @@
+"""Exported graphs in their runtimes, what is written beside them, and when nothing is written."""
+
+import json
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import plate
+from softpatch import ExportError, SoftPatch
+from softpatch.deploy import agreement
+from softpatch.deploy.agreement import Agreement, check_agreement
+from softpatch.deploy.graph_file import FILES, OUTPUTS, load_graph, needed
+from softpatch.errors import InputError
+from test_cli import run
+
+TINY = ["--resize", "64", "--device", "cpu"]
+EXPORTS = [("onnx", "fp32"), ("openvino", "fp32"), ("onnx", "fp16"), ("openvino", "int8")]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The built-in backbone, fitted on plates that lie in a folder beside it."""
+    folder = tmp_path_factory.mktemp("export")
+    (folder / "photos").mkdir()
+    for seed in range(14):
+        Image.fromarray(plate(seed, defective=seed == 13)).save(folder / f"photos/{seed:02d}.png")
+    SoftPatch(resize=64, device="cpu", symmetries="none").fit(folder / "photos").save(folder / "product.safetensors")
+    return folder / "product.safetensors"
+
+
+@pytest.mark.parametrize(("file_format", "precision"), EXPORTS)
+def test_an_exported_graph_answers_as_the_model(
+    model: Path,
+    tmp_path: Path,
+    plate_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    file_format: str,
+    precision: str,
+) -> None:
+    options = ["--format", file_format, "--precision", precision, "--check", plate_folder, "-o", tmp_path / "out"]
+    code, out, told = run(capsys, "export", model, *options, "--device", "cpu")
+    assert code == 0, told
+    assert f"{FILES[file_format][0]}: {precision}, described in model.json" in out
+    assert "Checked on 8 images" in told
+    assert "Image AUROC: " in told
+    description = json.loads((tmp_path / "out/model.json").read_text())
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*FILES[file_format], "model.json"])
+    assert description["files"] == {
+        name: sha256((tmp_path / "out" / name).read_bytes()).hexdigest() for name in FILES[file_format]
+    }
+    assert description["model_digest"] == sha256(model.read_bytes()).hexdigest()
+    assert [output["name"] for output in description["outputs"]] == list(OUTPUTS)
+
+    answer = load_graph(tmp_path / "out" / FILES[file_format][0], threads=1)
+    images = [plate(500), plate(501, defective=True)]
+    expected = SoftPatch.load(model, device="cpu").predict(images)
+    larger = np.stack([np.asarray(Image.fromarray(image).resize((130, 90))) for image in images])
+    allowed = {"fp32": 1e-3, "fp16": 1e-2, "int8": 0.2}[precision]
+    for given in (np.stack(images), images[1][None], larger):
+        found = answer(given)
+        assert {name: value.shape for name, value in found.items()} == {
+            name: (len(given),) if name.startswith("pred_s") or name == "pred_label" else (len(given), 64, 64)
+            for name in OUTPUTS
+        }
+    found = answer(np.stack(images))
+    assert found["pred_score"] == pytest.approx([each.image_score for each in expected], rel=allowed)
+    assert found["pred_label"].tolist() == [False, True]
+    assert not found["pred_mask"][0].any()
+    assert found["pred_mask"][1].any()
+    for given, each in zip(found["anomaly_map"], expected, strict=True):
+        np.testing.assert_allclose(given, each.anomaly_map, atol=5 * allowed * each.map_threshold)
+
+
+def test_thresholds_are_inputs_that_need_not_be_given(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import onnxruntime
+
+    code, _, told = run(capsys, "export", model, "-o", tmp_path, "--device", "cpu")
+    assert code == 0, told
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    assert [each.name for each in session.get_inputs()] == ["image"]
+    assert [each.name for each in session.get_overridable_initializers()] == ["threshold", "map_threshold"]
+    image = plate(501, defective=True)[None]
+    for given, label in (({}, True), ({"threshold": np.array(1e9, np.float32)}, False)):
+        assert session.run(["pred_label"], {"image": image, **given})[0].tolist() == [label]
+
+
+def test_a_graph_that_does_not_agree_is_not_written(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        graph = load_graph(path)
+        return lambda image: {
+            name: value * (1.1 if name == "pred_score" else 1) for name, value in graph(image).items()
+        }
+
+    monkeypatch.setattr("softpatch.deploy.export.load_graph", wrong)
+    (tmp_path / "model.onnx").write_bytes(b"an older graph")
+    code, _, told = run(capsys, "export", model, "-o", tmp_path, "--device", "cpu")
+    assert code == 2
+    assert "the exported graph does not agree with the model: of 14 images a score is off by 0.1 of itself" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+    assert (tmp_path / "model.onnx").read_bytes() == b"an older graph"
+
+
+def test_the_deviation_that_each_precision_allows() -> None:
+    off = Agreement(3, 0.005, 0.0, 0, None, None)
+    check_agreement(off, "fp16")
+    with pytest.raises(ExportError, match=r"a score is off by 0.005 of itself, and 0.001 is allowed in fp32"):
+        check_agreement(off, "fp32")
+    with pytest.raises(ExportError, match=r"a map is off by nan of itself"):
+        check_agreement(Agreement(3, 0.0, float("nan"), 0, None, None), "int8")
+
+
+def test_images_that_are_gone_are_asked_for(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement.Path, "is_file", lambda path: path.suffix != ".png")
+    code, _, told = run(capsys, "export", model, "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 2
+    assert "the images that the model learned from are not at hand; name some to check with, as --check" in told
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "file_format", "extra"), [("onnx", "onnx", "export"), ("openvino", "openvino", "openvino")]
+)
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, module: str, file_format: str, extra: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        InputError, match=rf"takes {module}, which is not installed: pip install 'softpatch\[{extra}\]'"
+    ):
+        needed(file_format)
