@@ -32,9 +32,10 @@ def export(
     *,
     runtime: Runtime,
 ) -> None:
-    """Write a model as a graph for ONNX Runtime or OpenVINO, which answers as the model does.
+    """Write a model as a graph for ONNX Runtime or OpenVINO.
 
-    It takes softpatch[export], or softpatch[openvino]. Nothing is written where graph and model do not agree.
+    It answers as the model does: nothing is written where the two do not agree. It takes softpatch[export], or
+    softpatch[openvino].
     """
     check_given(model=model, weights=weights, images=[check])
     from softpatch.deploy.agreement import images_to_check, training_images

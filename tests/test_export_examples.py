@@ -1,0 +1,82 @@
+"""The programs in the page on exporting, compiled and run as they stand there."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import openvino
+import pytest
+from PIL import Image
+
+from conftest import plate
+from softpatch import SoftPatch
+from test_cli import run
+
+PAGE = (Path(__file__).parent.parent / "docs/how-to/export-a-model.md").read_text(encoding="utf-8")
+BLOCKS = dict(re.findall(r"```(python|cpp)\n(.*?)```", PAGE, flags=re.DOTALL))
+COMPILE = re.findall(r"```sh\n(OPENVINO=.*?)\./detect", PAGE, flags=re.DOTALL)[0]
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model, a good image and a defective one, each as PNG and as PPM."""
+    folder = tmp_path_factory.mktemp("product")
+    (folder / "photos").mkdir()
+    for seed in range(12):
+        Image.fromarray(plate(seed)).save(folder / f"photos/{seed}.png")
+    SoftPatch(resize=64, device="cpu", symmetries="none").fit(folder / "photos").save(folder / "product.safetensors")
+    for name, seed in (("good", 50), ("bad", 51)):
+        for suffix in ("png", "ppm"):
+            Image.fromarray(plate(seed, defective=name == "bad")).save(folder / f"{name}.{suffix}")
+    return folder
+
+
+def expected(folder: Path) -> list[float]:
+    return [
+        each.image_score
+        for each in SoftPatch.load(folder / "product.safetensors").predict([folder / "good.png", folder / "bad.png"])
+    ]
+
+
+def scores_of(lines: str) -> list[float]:
+    return [float(score) for score in re.findall(r"score ([\d.]+)", lines)]
+
+
+def test_in_python_without_softpatch(product: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "softpatch" not in BLOCKS["python"]
+    assert len(BLOCKS["python"].splitlines()) <= 20
+    run(capsys, "export", product / "product.safetensors", "-o", product / "exported", "--device", "cpu")
+    (product / "detect.py").write_text(BLOCKS["python"])
+    done = subprocess.run(
+        [sys.executable, "detect.py", "good.png", "bad.png"], cwd=product, capture_output=True, text=True, check=True
+    )
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["good.png: good", "bad.png: anomalous"]
+    assert scores_of(done.stdout) == pytest.approx(expected(product), rel=1e-3)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+def test_in_cpp(product: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(BLOCKS["cpp"].splitlines()) <= 60
+    if not (Path(openvino.__file__).parent / "include").is_dir():
+        pytest.skip("this OpenVINO has no headers")
+    run(
+        capsys,
+        "export",
+        product / "product.safetensors",
+        "--format",
+        "openvino",
+        "-o",
+        product / "exported",
+        "--device",
+        "cpu",
+    )
+    (product / "detect.cpp").write_text(BLOCKS["cpp"])
+    subprocess.run(["bash", "-ec", COMPILE.replace("python", sys.executable, 1)], cwd=product, check=True)
+    program = [product / "detect", "exported/model.xml"]
+    done = subprocess.run([*program, "good.ppm", "bad.ppm"], cwd=product, capture_output=True, text=True, check=True)
+    assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["good.ppm: good", "bad.ppm: anomalous"]
+    assert scores_of(done.stdout) == pytest.approx(expected(product), rel=1e-3)
+    broken = subprocess.run([*program, "good.png"], cwd=product, capture_output=True, text=True, check=False)
+    assert (broken.returncode, broken.stderr) == (1, "detect: good.png is no PPM of 8 bits\n")
