@@ -2,8 +2,9 @@
 
 A model is fitted from the dataset's training images and exported in every format and precision. Each graph and Python
 then judge the same test images, a process each, one image at a time: median seconds, and the most memory that the
-process took. How scores and image AUROC differ is what `softpatch export --check` found. Processes take
-turns, `--turns` of them, so that a machine that gets slower slows all. Rows are JSON; `make docs` makes the table of the documentation.
+process took. How scores and image AUROC differ is what `softpatch export --check` found. Processes take turns,
+`--turns` of them, so that a machine that gets slower slows all. Rows are JSON; `make docs` makes the table of the
+documentation.
 """
 
 import argparse
@@ -117,7 +118,7 @@ def table(kept: dict[str, Any]) -> str:
     rows = kept["rows"]
     python = median(rows["python"]["turns"])
     lines = [
-        "| what runs it | ms an image | times Python | memory | file | scores differ by | verdicts changed | AUROC lost |",
+        "| what runs it | ms an image | times Python | memory | file | scores off by | verdicts changed | AUROC lost |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for case, row in rows.items():
