@@ -39,7 +39,8 @@ class ExportedDetector(nn.Module):
     columns: Tensor
     inside: Tensor | None
 
-    def __init__(self, detector: Detector) -> None:
+    def __init__(self, detector: Detector, *, single: bool = False) -> None:
+        """Keep the bank in half precision, as it is, or in `single`, ready for the search."""
         super().__init__()
         check_can_export(detector)
         settings, framing = detector.settings, Framing.of(detector.settings)
@@ -47,7 +48,7 @@ class ExportedDetector(nn.Module):
         self.is_deep = settings.value_range is not None
         self.black, self.white = settings.value_range or (0.0, 255.0)
         self.network = detector.backbone.network
-        self.search = Search(detector.banks, detector.grid[0] * detector.grid[1])
+        self.search = Search(detector.banks, detector.grid[0] * detector.grid[1], single=single)
         sigma = settings.smoothing_sigma / framing.step
         rows, columns = (
             upsample_and_smooth(cells, size, sigma)
@@ -100,19 +101,19 @@ class Search(nn.Module):
     See `PatchDetector.score`.
     """
 
-    def __init__(self, banks: PatchDetector, positions: int) -> None:
+    def __init__(self, banks: PatchDetector, positions: int, *, single: bool = False) -> None:
         super().__init__()
         first, second = banks.classification, banks.segmentation
         if second.patches is first.patches:
-            searches = [BankSearch(first, [first.radii, second.radii], positions)]
+            searches = [BankSearch(first, [first.radii, second.radii], positions, single=single)]
         else:
-            searches = [BankSearch(bank, [bank.radii], positions) for bank in (first, second)]
+            searches = [BankSearch(bank, [bank.radii], positions, single=single) for bank in (first, second)]
         self.searches = nn.ModuleList(searches)
         self.known_bad = None
         if banks.known_bad is not None:
             ones = torch.ones(len(banks.known_bad))
             bad = MemoryBank(banks.known_bad, weights=ones, owners=ones.long(), radii=0 * ones)
-            self.known_bad = BankSearch(bad, [bad.radii], positions)
+            self.known_bad = BankSearch(bad, [bad.radii], positions, single=single)
 
     def forward(self, embeddings: Tensor) -> tuple[Tensor, Tensor]:
         queries, shape = embeddings.flatten(0, 1), embeddings.shape[:2]
@@ -132,10 +133,12 @@ class BankSearch(nn.Module):
 
     mean: Tensor
 
-    def __init__(self, bank: MemoryBank, radii: Sequence[Tensor], positions: int) -> None:
+    def __init__(self, bank: MemoryBank, radii: Sequence[Tensor], positions: int, *, single: bool = False) -> None:
         super().__init__()
         self.kinds = len(radii)
         mean = bank.patches.double().mean(dim=0)
+        centred = bank.patches.double() - mean
+        kept = centred.float() if single else bank.patches
         self.register_buffer("mean", mean.float())
         under, weights = torch.stack(list(radii)), bank.weights
         varies = bool((weights != weights[0]).any())
@@ -147,7 +150,7 @@ class BankSearch(nn.Module):
                 places = members[:, some].flatten()
                 varying = weights[places] if varies else None
                 limits = None if level is None else level[:, some].square()
-                blocks.append(_Block(bank.patches[places], mean, varying, limits, len(members)))
+                blocks.append(_Block(kept[places], centred[places], varying, limits, len(members)))
         self.blocks = nn.ModuleList(blocks)
 
     def forward(self, queries: Tensor) -> list[Tensor]:
@@ -167,7 +170,7 @@ class BankSearch(nn.Module):
 class _Block(nn.Module):
     """Patches (m·C, D) of a bank, kept as columns, with their soft weights (m·C,), if those differ.
 
-    Every C-th patch, m of them, has the same squared support radius, of `radii` (kinds, C); None where there is none.
+    They are centred where they are float32. Every C-th patch, m of them, has the same squared support radius, of `radii` (kinds, C); None where there is none.
     """
 
     patches: Tensor
@@ -175,10 +178,12 @@ class _Block(nn.Module):
     weights: Tensor | None
     radii: Tensor | None
 
-    def __init__(self, patches: Tensor, mean: Tensor, weights: Tensor | None, radii: Tensor | None, alike: int) -> None:
+    def __init__(
+        self, patches: Tensor, centred: Tensor, weights: Tensor | None, radii: Tensor | None, alike: int
+    ) -> None:
         super().__init__()
         self.alike = alike
-        norms = (patches.double() - mean).square().sum(dim=1).float()
+        norms = centred.square().sum(dim=1).float()
         for name, value in {
             "patches": patches.T.contiguous(),
             "norms": norms,
@@ -189,7 +194,9 @@ class _Block(nn.Module):
 
     def forward(self, doubled: Tensor, norms: Tensor, mean: Tensor, kinds: int) -> list[_Nearest]:
         """The nearest of the block for queries (Q, D), -2 q being given: squares less |q|², and weights."""
-        squares = torch.addmm(self.norms, doubled, self.patches.float() - mean[:, None])
+        is_centred = self.patches.dtype == torch.float32
+        centred = self.patches if is_centred else self.patches.float() - mean[:, None]
+        squares = torch.addmm(self.norms, doubled, centred)
         if self.radii is None:
             return [_least(squares, self.weights)] * kinds
         if self.alike > 1:

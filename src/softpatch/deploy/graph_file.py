@@ -47,7 +47,7 @@ def write_graph(
         path = Path(work) / FILES["onnx"][0]
         if precision == "int8":
             onnx.save(model, path)
-            path = _quantised(path, samples)
+            path = _quantised(path, samples, _kept_precise(model))
         elif precision == "fp16":
             halve(model)
             onnx.save(model, path)
@@ -93,9 +93,7 @@ def onnx_model(detector: Detector, *, single: bool = False) -> Any:
     """
     from onnx import numpy_helper
 
-    graph = ExportedDetector(detector).eval()
-    if single:
-        graph = graph.float()
+    graph = ExportedDetector(detector, single=single).eval()
     kind = torch.uint8 if detector.settings.value_range is None else torch.float32
     example = torch.zeros(2, 300, 280, 3, dtype=kind)
     free = {
@@ -152,8 +150,21 @@ def needed(file_format: str) -> None:
         ) from error
 
 
-def _quantised(path: Path, samples: Sequence[NDArray[Any]]) -> Path:
-    """Quantise convolutions and the search to 8 bits, their ranges taken from the samples."""
+def _kept_precise(model: Any) -> list[str]:
+    """The convolutions of an ONNX model that 8 bits harm most and quicken least, by the names of their nodes.
+
+    They are the first two, which see the image, the last, which gives the features, and those by channel.
+    """
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    names = [node.name for node in convolutions]
+    by_channel = [
+        node.name for node in convolutions if any(each.name == "group" and each.i > 1 for each in node.attribute)
+    ]
+    return list(dict.fromkeys([*names[:2], *names[-1:], *by_channel]))
+
+
+def _quantised(path: Path, samples: Sequence[NDArray[Any]], precise: Sequence[str]) -> Path:
+    """Quantise convolutions, but for the `precise`, and the search to 8 bits, their ranges taken from the samples."""
     from onnxruntime import quantization
 
     class Samples(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -171,6 +182,7 @@ def _quantised(path: Path, samples: Sequence[NDArray[Any]]) -> Path:
             Samples(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Gemm"],
+            nodes_to_exclude=list(precise),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
