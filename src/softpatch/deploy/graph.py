@@ -170,7 +170,8 @@ class BankSearch(nn.Module):
 class _Block(nn.Module):
     """Patches (m·C, D) of a bank, kept as columns, with their soft weights (m·C,), if those differ.
 
-    They are centred where they are float32. Every C-th patch, m of them, has the same squared support radius, of `radii` (kinds, C); None where there is none.
+    They are centred where they are float32. Every C-th patch, m of them, has the same squared support radius, of
+    `radii` (kinds, C); None where there is none.
     """
 
     patches: Tensor
