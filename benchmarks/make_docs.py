@@ -18,6 +18,7 @@ from typing import Any
 
 import audit
 import audit_page
+import exported
 import growth
 import large_images
 import performance
@@ -200,6 +201,7 @@ def parts() -> dict[str, str]:
         "audit": audit.table(audited),
         "calibration": audit.calibration(audited),
         "small_defects": small_defects.table(json.loads(small_defects.ROWS.read_text())),
+        "exported": exported.table(json.loads(exported.ROWS.read_text())),
         "tiles": large_images.table(json.loads(large_images.ROWS.read_text())),
         "framing": framing(read_rows(LAB / "agreement_rows.jsonl"), read_rows(LAB / "whole_rows.jsonl")),
         "answers": answers(read_rows(LAB / "answers_rows.jsonl")),

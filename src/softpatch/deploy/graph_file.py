@@ -28,6 +28,7 @@ FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 """Images (N, H, W, 3) as a graph takes them become its outputs by name."""
 _LARGEST_SIDE = 65_500
+_WARNINGS, _ERRORS = 2, 3  # of ONNX Runtime's levels of severity
 _LARGE = 1024  # numbers: those of a tensor that is worth halving
 
 
@@ -70,7 +71,7 @@ def load_graph(path: Path, *, threads: int = 0) -> Run:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.intra_op_num_threads, options.log_severity_level = threads, _ERRORS
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         return lambda image: dict(zip(OUTPUTS, session.run(list(OUTPUTS), {"image": image}), strict=True))
     import openvino
@@ -194,11 +195,15 @@ def _quantised(path: Path, samples: Sequence[NDArray[Any]], precise: Sequence[st
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what the exporters warn and log of themselves."""
+    import onnxruntime
+
     level = logging.root.manager.disable
     logging.disable(logging.WARNING)
+    onnxruntime.set_default_logger_severity(_ERRORS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(level)
+        onnxruntime.set_default_logger_severity(_WARNINGS)
