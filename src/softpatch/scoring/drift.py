@@ -1,0 +1,157 @@
+"""Whether images have changed since a model was learned, or more of them are defective than usual, one after the other.
+
+Two things are watched of every image: the lower quartile of its anomaly map, which a defect hardly moves and other
+light, focus, position or product does; and whether its verdict is other than "good". Each is compared with what was
+usual: left-out training images, and the images that came since, as far as they gave no alarm.
+
+While nothing changes any order of usual and new images is as likely as any other. The place of an image among them, and
+whether it is one of those that stand out, can then be bet on at fair odds, and no bet wins much in the long run. A
+CUSUM of such bets exceeds 10,000 on average not sooner than after 10,000 images (Vovk, Gammerman and Shafer,
+Algorithmic Learning in a Random World, 2022, chapter 8; Shin, Ramdas and Rinaldo, E-detectors, 2023).
+"""
+
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from math import inf, isfinite, log10
+from typing import Any, Literal
+
+from softpatch.errors import InputError
+
+LEVEL = 4.0
+"""The log10 of the evidence that gives an alarm: false ones come on average not sooner than after 10,000 images."""
+RECENT = 50
+"""So many of the last images are counted to say how many stand out."""
+_MOST_USUAL = 1000  # ranks among more are hardly finer, and what was usual must not follow a slow change
+_FEWEST_USUAL = 10
+_HIGHEST = LEVEL + 1  # beyond it evidence does not rise, so that it falls again in time
+_ENDS = LEVEL - 1
+_DOUBT = 1.0  # evidence of changed images at which more that stand out are not put down to defects
+_RANK_BETS = (2, 4, 16)  # densities c·u^(c-1) of an image's rank u in (0, 1), uniform while nothing changes
+_ODDS_BETS = (2, 4, 8)  # how many times the odds rose of an image standing out
+Kind = Literal["images changed", "more defects"]
+
+
+@dataclass(frozen=True)
+class Alarm:
+    """What has changed, from which image on and after which it was told, by numbers from 0 on."""
+
+    kind: Kind
+    first: int
+    told: int
+
+
+@dataclass(frozen=True)
+class Cusum:
+    """The winnings of several bets, each begun anew whenever nothing is left of it.
+
+    `logs` (B,) are their log10, at most one above the level of an alarm, and `since` (B,) the image each began at.
+    """
+
+    logs: tuple[float, ...]
+    since: tuple[int, ...]
+
+    @classmethod
+    def begun(cls, bets: int, image: int) -> "Cusum":
+        """Nothing won yet, before so many bets on an image with this number."""
+        return cls((0.0,) * bets, (image,) * bets)
+
+    def after(self, odds: Iterable[float], image: int) -> "Cusum":
+        """After the image with this number, on which each bet won so many times its stake."""
+        logs, since = [], []
+        for log, begun, won in zip(self.logs, self.since, odds, strict=True):
+            logs.append(min(_HIGHEST, max(0.0, log + log10(won))))
+            since.append(begun if logs[-1] else image + 1)
+        return Cusum(tuple(logs), tuple(since))
+
+    @property
+    def evidence(self) -> float:
+        """The log10 of the mean of the winnings, from 0 on."""
+        return log10(sum(10**log for log in self.logs) / len(self.logs))
+
+    @property
+    def first(self) -> int:
+        """The number of the image from which on the best bet has won."""
+        return self.since[self.logs.index(max(self.logs))]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What was usual, and the evidence so far that it is not any more: a value, of a size that is bounded.
+
+    `usual` are map quartiles in order, at most 1,000, of as many images, of which `usual_standing_out` had a verdict
+    other than "good". `images` were judged since, of which the last are `recent`, True where one stands out. `alarm` is
+    the one that stands: it ends when its evidence has fallen to a tenth of what gives an alarm.
+    """
+
+    usual: tuple[float, ...]
+    usual_standing_out: int
+    images: int
+    changed: Cusum
+    more: Cusum
+    recent: tuple[bool, ...]
+    alarm: Alarm | None
+
+    @classmethod
+    def begun(cls, map_quartiles: Sequence[float], standing_out: int) -> "Drift":
+        """Before the first image, from the map quartiles of training images, of which so many stand out.
+
+        Raises `InputError` for fewer than 10 finite quartiles.
+        """
+        usual = tuple(sorted(value for value in map_quartiles if isfinite(value)))
+        if len(usual) < _FEWEST_USUAL:
+            raise InputError(f"{len(usual)} images are too few to tell what is usual; learn from 10 or more")
+        bets = Cusum.begun(len(_RANK_BETS), 0), Cusum.begun(len(_ODDS_BETS), 0)
+        return cls(usual[-_MOST_USUAL:], min(standing_out, len(usual)), 0, *bets, (), None)
+
+    def after(self, map_quartile: float, *, is_good: bool) -> "Drift":
+        """After one more image: its map quartile, a finite number, and whether its verdict is "good"."""
+        if not isfinite(map_quartile):
+            raise InputError(f"`map_quartile` is {map_quartile!r}; it is a finite number")
+        image = self.images
+        changed = self.changed.after(_rank_odds(self.usual, map_quartile), image)
+        more = self.more.after(_standing_out_odds(self.usual_standing_out, len(self.usual), is_good), image)
+        alarm = _alarm(self.alarm, changed, more, image)
+        if self.alarm is not None and alarm is None:
+            changed, more = Cusum.begun(len(_RANK_BETS), image + 1), Cusum.begun(len(_ODDS_BETS), image + 1)
+        usual, standing_out = self.usual, self.usual_standing_out
+        if alarm is None and len(usual) < _MOST_USUAL:
+            longer = list(usual)
+            insort(longer, map_quartile)
+            usual, standing_out = tuple(longer), standing_out + (not is_good)
+        recent = (*self.recent, not is_good)[-RECENT:]
+        return Drift(usual, standing_out, image + 1, changed, more, recent, alarm)
+
+    @property
+    def usual_share(self) -> float:
+        """The share of images that usually stand out, in [0, 1]."""
+        return self.usual_standing_out / len(self.usual)
+
+
+def _rank_odds(usual: Sequence[float], value: float) -> list[float]:
+    """What each bet on the rank of `value` among `usual` wins.
+
+    Among equal ones the middle rank counts, which by Jensen's inequality makes no convex bet more than fair.
+    """
+    below, equal = bisect_left(usual, value), bisect_right(usual, value) - bisect_left(usual, value)
+    rank = (below + (equal + 1) / 2) / (len(usual) + 1)
+    return [float(c * rank ** (c - 1)) for c in _RANK_BETS]
+
+
+def _standing_out_odds(standing_out: int, usual: int, is_good: bool) -> list[float]:
+    """What each bet on an image standing out wins, given how many of the usual images and it do."""
+    share = (standing_out + (not is_good)) / (usual + 1)
+    return [(1 if is_good else times) / (1 + (times - 1) * share) for times in _ODDS_BETS]
+
+
+def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int) -> Alarm | None:
+    """The alarm that stands after an image. That images have changed explains that more of them stand out."""
+    if before is not None and before.kind == "images changed":
+        return before if changed.evidence > _ENDS else None
+    if changed.evidence >= LEVEL:
+        return Alarm("images changed", changed.first, image)
+    if before is not None:
+        return before if more.evidence > _ENDS else None
+    if more.evidence >= LEVEL and changed.evidence < _DOUBT:
+        return Alarm("more defects", more.first, image)
+    return None
