@@ -12,9 +12,9 @@ Algorithmic Learning in a Random World, 2022, chapter 8; Shin, Ramdas and Rinald
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from math import inf, isfinite, log10
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from softpatch.errors import InputError
 
@@ -98,11 +98,14 @@ class Drift:
 
         Raises `InputError` for fewer than 10 finite quartiles.
         """
-        usual = tuple(sorted(value for value in map_quartiles if isfinite(value)))
+        usual = sorted(value for value in map_quartiles if isfinite(value))
         if len(usual) < _FEWEST_USUAL:
             raise InputError(f"{len(usual)} images are too few to tell what is usual; learn from 10 or more")
+        if len(usual) > _MOST_USUAL:
+            standing_out = round(standing_out * _MOST_USUAL / len(usual))
+            usual = [usual[number * len(usual) // _MOST_USUAL] for number in range(_MOST_USUAL)]
         bets = Cusum.begun(len(_RANK_BETS), 0), Cusum.begun(len(_ODDS_BETS), 0)
-        return cls(usual[-_MOST_USUAL:], min(standing_out, len(usual)), 0, *bets, (), None)
+        return cls(tuple(usual), min(standing_out, len(usual)), 0, *bets, (), None)
 
     def after(self, map_quartile: float, *, is_good: bool) -> "Drift":
         """After one more image: its map quartile, a finite number, and whether its verdict is "good"."""
@@ -126,6 +129,37 @@ class Drift:
     def usual_share(self) -> float:
         """The share of images that usually stand out, in [0, 1]."""
         return self.usual_standing_out / len(self.usual)
+
+    @property
+    def recent_share(self) -> float:
+        """The share of the last images, 50 at most, that stand out, in [0, 1]; 0 before the first."""
+        return sum(self.recent) / max(1, len(self.recent))
+
+    @property
+    def sentence(self) -> str | None:
+        """What the alarm that stands means, for a person, who counts images from 1; None where none stands."""
+        if self.alarm is None:
+            return None
+        since = f"from image {self.alarm.first + 1} on"
+        if self.alarm.kind == "images changed":
+            return (
+                f"the images have changed since the model was learned, {since}: as a whole they look less like the "
+                "training images; look at light, focus, position and product"
+            )
+        count = f"{sum(self.recent)} of the last {len(self.recent)}, usually {100 * self.usual_share:.2g} %"
+        return f"more images than usual are anomalous or to check, {since}: {count}"
+
+    def as_dict(self) -> dict[str, Any]:
+        """All of it, ready for JSON: some 10 kB at most."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> "Drift":
+        """What `as_dict` gave, back from JSON. Raises `InputError` for anything else."""
+        try:
+            return _checked(values)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise InputError(f"this is no state of drift, as `Drift.as_dict` gives it ({error}); begin anew") from error
 
 
 def _rank_odds(usual: Sequence[float], value: float) -> list[float]:
@@ -155,3 +189,44 @@ def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int) -> Ala
     if more.evidence >= LEVEL and changed.evidence < _DOUBT:
         return Alarm("more defects", more.first, image)
     return None
+
+
+def _checked(values: dict[str, Any]) -> Drift:
+    usual = tuple(_number(value, -inf, inf) for value in values["usual"])
+    if not _FEWEST_USUAL <= len(usual) <= _MOST_USUAL or list(usual) != sorted(usual):
+        raise ValueError("`usual` are not 10 to 1,000 numbers in order")
+    images, recent, alarm = _whole(values["images"], 2**62), tuple(values["recent"]), values["alarm"]
+    if len(recent) != min(images, RECENT) or not all(isinstance(each, bool) for each in recent):
+        raise ValueError(f"`recent` are not the last {RECENT} images")
+    if alarm is not None:
+        if alarm["kind"] not in get_args(Kind):
+            raise ValueError(f"`kind` is {alarm['kind']!r}")
+        told = _whole(alarm["told"], images - 1)
+        alarm = Alarm(alarm["kind"], _whole(alarm["first"], told), told)
+    changed, more = (
+        _checked_cusum(values[name], len(bets), images)
+        for name, bets in (("changed", _RANK_BETS), ("more", _ODDS_BETS))
+    )
+    return Drift(usual, _whole(values["usual_standing_out"], len(usual)), images, changed, more, recent, alarm)
+
+
+def _checked_cusum(values: dict[str, Any], bets: int, images: int) -> Cusum:
+    logs = tuple(_number(value, 0, _HIGHEST) for value in values["logs"])
+    since = tuple(_whole(value, images) for value in values["since"])
+    if len(logs) != bets or len(since) != bets:
+        raise ValueError(f"evidence is not of {bets} bets")
+    return Cusum(logs, since)
+
+
+def _number(value: Any, lowest: float, highest: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value):
+        raise ValueError(f"{value!r} is no finite number")
+    if not lowest <= value <= highest:
+        raise ValueError(f"{value!r} is not from {lowest} to {highest}")
+    return float(value)
+
+
+def _whole(value: Any, highest: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= highest:
+        raise ValueError(f"{value!r} is no whole number from 0 to {highest}")
+    return value
