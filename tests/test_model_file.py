@@ -68,6 +68,7 @@ def test_one_bank_is_stored_once(good_images, tmp_path: Path) -> None:
         "classification.weights",
         "left_out.image_scores",
         "left_out.map_peaks",
+        "left_out.map_quartiles",
         "record.digests",
     ]
     loaded = SoftPatch.load(path).detector.banks

@@ -39,10 +39,10 @@ def write_outputs(
 
     Gives how many images got each verdict, and how many look unlike anything learned.
 
-    `predictions` judge those of `refs` that are left; a row is written when all else of its image is. `drift` is that of
-    before the first image, for a run that asks for it. `skipped` holds the images that were left out, and gets those
-    whose map or overlay cannot be written; where it is None, and where a disk is full, the error is raised. Raises
-    `InputError` where none was judged.
+    `predictions` judge those of `refs` that are left; a row is written when all else of its image is. `drift` is
+    that of before the first image, if the run asks for it. `skipped` holds the images that were left out, and gets
+    those whose map or overlay cannot be written; where it is None, and where a disk is full, the error is raised.
+    Raises `InputError` where none was judged.
     """
     by_name = {ref.name: (ref, _state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter(row["verdict"] for row in unfinished.rows)

@@ -112,8 +112,8 @@ class Drift:
         if not isfinite(map_quartile):
             raise InputError(f"`map_quartile` is {map_quartile!r}; it is a finite number")
         image = self.images
-        changed = self.changed.after(_rank_odds(self.usual, map_quartile), image)
-        more = self.more.after(_standing_out_odds(self.usual_standing_out, len(self.usual), is_good), image)
+        changed = self.changed.after(rank_odds(self.usual, map_quartile), image)
+        more = self.more.after(standing_out_odds(self.usual_standing_out, len(self.usual), is_good), image)
         alarm = _alarm(self.alarm, changed, more, image)
         if self.alarm is not None and alarm is None:
             changed, more = Cusum.begun(len(_RANK_BETS), image + 1), Cusum.begun(len(_ODDS_BETS), image + 1)
@@ -162,7 +162,7 @@ class Drift:
             raise InputError(f"this is no state of drift, as `Drift.as_dict` gives it ({error}); begin anew") from error
 
 
-def _rank_odds(usual: Sequence[float], value: float) -> list[float]:
+def rank_odds(usual: Sequence[float], value: float) -> list[float]:
     """What each bet on the rank of `value` among `usual` wins.
 
     Among equal ones the middle rank counts, which by Jensen's inequality makes no convex bet more than fair.
@@ -172,7 +172,7 @@ def _rank_odds(usual: Sequence[float], value: float) -> list[float]:
     return [float(c * rank ** (c - 1)) for c in _RANK_BETS]
 
 
-def _standing_out_odds(standing_out: int, usual: int, is_good: bool) -> list[float]:
+def standing_out_odds(standing_out: int, usual: int, is_good: bool) -> list[float]:
     """What each bet on an image standing out wins, given how many of the usual images and it do."""
     share = (standing_out + (not is_good)) / (usual + 1)
     return [(1 if is_good else times) / (1 + (times - 1) * share) for times in _ODDS_BETS]
