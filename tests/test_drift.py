@@ -22,7 +22,8 @@ from test_cli import run
 
 
 def begun(count: int = 100, standing_out: int = 5) -> Drift:
-    return Drift.begun(np.random.default_rng(7).normal(size=count).tolist(), standing_out)
+    quartiles = np.random.default_rng(7).normal(size=count).tolist()
+    return Drift.begun(quartiles[standing_out:], quartiles[:standing_out])
 
 
 def followed(drift: Drift, quartiles: np.ndarray, good: np.ndarray) -> list[Drift]:
@@ -41,16 +42,18 @@ def calm(seed: int, count: int, rate: float = 0.05) -> tuple[np.ndarray, np.ndar
 
 def test_odds_worked_by_hand() -> None:
     usual = [float(n) for n in range(1, 11)]
-    assert rank_odds(usual, 20.0) == pytest.approx([2 * 21 / 22, 4 * (21 / 22) ** 3, 16 * (21 / 22) ** 15])
-    assert rank_odds(usual, 5.0)[0] == pytest.approx(2 * 5 / 11)  # the middle of 4/11 and 6/11
-    assert rank_odds([3.0] * 10, 3.0)[0] == pytest.approx(1)
+    assert rank_odds([usual[::2], usual[1::2]], 20.0) == pytest.approx(
+        [2 * 21 / 22, 4 * (21 / 22) ** 3, 16 * (21 / 22) ** 15]
+    )
+    assert rank_odds([usual], 5.0)[0] == pytest.approx(2 * 5 / 11)  # the middle of 4/11 and 6/11
+    assert rank_odds([[3.0] * 10], 3.0)[0] == pytest.approx(1)
     assert standing_out_odds(1, 10, False)[0] == pytest.approx(22 / 13)
     assert standing_out_odds(1, 10, True)[0] == pytest.approx(11 / 12)
 
 
 def test_no_bet_is_more_than_fair_whatever_the_order() -> None:
     values = [1.0, 1.0, 1.0, 2.0, 3.0, 3.0, 5.0, 8.0, 9.0, 9.0, 11.0]
-    odds = [rank_odds(sorted(values[:n] + values[n + 1 :]), values[n]) for n in range(11)]
+    odds = [rank_odds([sorted(values[:n] + values[n + 1 :])], values[n]) for n in range(11)]
     assert (np.mean(odds, axis=0) <= 1 + 1e-12).all()
     assert np.mean(odds, axis=0)[0] == pytest.approx(1)
     stands_out = [True, True, True, *[False] * 8]
@@ -67,12 +70,16 @@ def test_a_cusum_begins_anew_when_nothing_is_left_and_rises_no_further_than_its_
 
 
 def test_evidence_after_one_image_is_the_mean_of_its_odds() -> None:
-    drift = Drift.begun([float(n) for n in range(1, 11)], 1).after(20.0, is_good=True)
+    drift = Drift.begun([float(n) for n in range(10, 0, -1)], [99.0]).after(20.0, is_good=True)
     expected = (2 * 21 / 22 + 4 * (21 / 22) ** 3 + 16 * (21 / 22) ** 15) / 3
     assert drift.changed.evidence == pytest.approx(log10(expected))
     assert drift.more.evidence == 0
     assert drift.usual == (*range(1, 11), 20.0)
-    assert (drift.usual_standing_out, drift.images, drift.recent) == (1, 1, (False,))
+    assert (drift.usual_others, drift.images, drift.recent) == ((99.0,), 1, (False,))
+    other = drift.after(1e6, is_good=False)  # which defects it has does not matter
+    assert other.changed == drift.changed
+    assert other.more.evidence == pytest.approx(log10(np.mean([t / (1 + (t - 1) * 2 / 13) for t in (2, 4, 8)])))
+    assert (other.usual, other.usual_others) == (drift.usual, (99.0, 1e6))
 
 
 def test_nothing_is_told_while_nothing_changes() -> None:
@@ -104,7 +111,7 @@ def test_changed_images_are_told_with_where_it_began_until_they_are_as_before() 
 def test_more_defects_are_told_from_changed_images() -> None:
     quartiles, good = calm(1, 600)
     good[400:] = np.random.default_rng(2).random(200) >= 0.4
-    quartiles[~good] += 0.3  # defects make the whole image a little less like the others
+    quartiles[~good] += 3  # defects are large
     states = followed(begun(), quartiles, good)
     last = states[-1]
     assert last.alarm is not None
@@ -128,13 +135,27 @@ def test_more_defects_become_changed_images_when_that_explains_them() -> None:
     assert list(dict.fromkeys(kinds)) == [None, "more defects", "images changed"]
 
 
+def test_when_nearly_all_stand_out_it_is_awaited_whether_images_have_changed() -> None:
+    quartiles, good = calm(6, 240)
+    good[100:200], good[200:] = True, False
+    quartiles[200:] += 4
+    states = followed(begun(), quartiles, good)
+    alarm = next(state.alarm for state in states if state.alarm)
+    assert (alarm.kind, alarm.first) == ("images changed", 200)
+    assert 207 < alarm.told < 216  # eight have to stand out before they count
+    quartiles[200:] -= 4
+    states = followed(begun(), quartiles, good)
+    alarm = next(state.alarm for state in states if state.alarm)
+    assert (alarm.kind, alarm.first, alarm.told) == ("more defects", 200, 220)
+
+
 def test_what_is_kept_is_bounded_and_goes_on_from_json_as_if_never_stopped() -> None:
     quartiles, good = calm(4, 2500)
     quartiles[2400:] += 1.5
     states = followed(begun(), quartiles, good)
     text = json.dumps(states[1999].as_dict())
     assert len(text) < 40_000
-    assert len(states[-1].usual) == 1000
+    assert len(states[-1].usual) + len(states[-1].usual_others) == 1000
     back = Drift.from_dict(json.loads(text))
     assert back == states[1999]
     assert followed(back, quartiles[2000:], good[2000:]) == states[2000:]
@@ -144,12 +165,12 @@ def test_what_is_kept_is_bounded_and_goes_on_from_json_as_if_never_stopped() -> 
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("usual", [1.0] * 9),
+        ("usual", [1, 2, "3"]),
         ("usual", [2.0, 1.0] * 20),
         ("usual", [float("nan")] * 20),
         ("usual", None),
-        ("usual_standing_out", 102),
-        ("usual_standing_out", True),
+        ("usual_others", [0.0] * 910),
+        ("usual_others", [True]),
         ("images", -1),
         ("recent", [1]),
         ("recent", []),
@@ -168,19 +189,22 @@ def test_a_senseless_state(name: str, value: object) -> None:
         Drift.from_dict({**good, name: value})
 
 
-@pytest.mark.parametrize("state", [None, [], "drift", {}])
+NOTHING_USUAL = {**begun().as_dict(), "usual": [], "usual_others": []}
+
+
+@pytest.mark.parametrize("state", [None, [], "drift", {}, NOTHING_USUAL])
 def test_no_state(state: object) -> None:
     with pytest.raises(InputError, match="begin anew"):
         Drift.from_dict(state)
 
 
 def test_too_little_to_begin_with() -> None:
-    with pytest.raises(InputError, match="9 images are too few to tell what is usual; learn from 10 or more"):
-        Drift.begun([1.0] * 9 + [float("inf")], 0)
+    with pytest.raises(InputError, match="there is no image that tells what is usual"):
+        Drift.begun([float("inf")], [])
     with pytest.raises(InputError, match="`map_quartile` is nan"):
         begun().after(float("nan"), is_good=True)
-    many = Drift.begun([float(n) for n in range(4000)], 400)
-    assert (len(many.usual), many.usual[:2], many.usual_standing_out) == (1000, (0.0, 4.0), 100)
+    many = Drift.begun([float(n) for n in range(3600)], [float(n) for n in range(3600, 4000)])
+    assert (many.usual[:2], len(many.usual), len(many.usual_others)) == ((0.0, 4.0), 900, 100)
 
 
 def test_the_quartile_is_that_of_what_is_looked_at() -> None:
@@ -195,8 +219,10 @@ def test_a_detector_knows_what_is_usual(fitted: SoftPatch, tmp_path: Path) -> No
     left_out = fitted.detector.left_out
     assert left_out is not None
     assert left_out.map_quartiles is not None
-    assert drift.usual == tuple(left_out.map_quartiles.sort().values.tolist())
-    assert drift.usual_standing_out == int((left_out.image_scores > fitted.detector.check_threshold).sum())
+    quartiles = zip(left_out.map_quartiles.tolist(), left_out.image_scores.tolist(), strict=True)
+    pairs = [(quartile, score > fitted.detector.check_threshold) for quartile, score in quartiles]
+    assert drift.usual == tuple(sorted(quartile for quartile, stands_out in pairs if not stands_out))
+    assert drift.usual_others == tuple(sorted(quartile for quartile, stands_out in pairs if stands_out))
     strict = fitted.detector.with_threshold(0.0).drift()
     assert strict.usual_share == 1
     path = tmp_path / "model.safetensors"
@@ -209,13 +235,17 @@ def test_a_detector_knows_what_is_usual(fitted: SoftPatch, tmp_path: Path) -> No
         SoftPatch.load(path).drift()
 
 
+def count(drift: Drift) -> int:
+    return len(drift.usual) + len(drift.usual_others)
+
+
 def test_added_and_removed_images_count_as_usual_or_no_longer(plate_folder: Path) -> None:
     detector = tiny_softpatch().fit(plate_folder / "train")
-    assert len(detector.drift().usual) == 13
+    assert count(detector.drift()) == 13
     detector.add(plate_folder / "test/good")
-    assert len(detector.drift().usual) == 17
+    assert count(detector.drift()) == 17
     detector.remove("*/000.png")
-    assert len(detector.drift().usual) == 16
+    assert count(detector.drift()) == 16
 
 
 def test_left_out_scores_are_joined_and_replaced_place_by_place() -> None:

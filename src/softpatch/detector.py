@@ -173,16 +173,13 @@ class Detector:
     def drift(self) -> Drift:
         """What is usual of new images, before the first of them, by the thresholds of this detector.
 
-        Raises `InputError` where the map quartiles of training images were not kept, or are of fewer than 10.
+        Raises `InputError` for a model that was written before the map quartiles of training images were kept.
         """
         if self.left_out is None or self.left_out.map_quartiles is None:
-            raise InputError(
-                "this model was written before it was kept what is usual as long as nothing drifts; fit anew"
-            )
-        left_out = self.left_out.at(self.left_out.image_scores.isfinite())
-        assert left_out.map_quartiles is not None
-        standing_out = int((left_out.image_scores > self.check_threshold).sum())
-        return Drift.begun(left_out.map_quartiles.tolist(), standing_out)
+            raise InputError("this model was written before models kept what tells whether images change; fit anew")
+        is_good = self.left_out.image_scores <= self.check_threshold
+        quartiles = self.left_out.map_quartiles
+        return Drift.begun(quartiles[is_good].tolist(), quartiles[~is_good].tolist())
 
     def predict(
         self,

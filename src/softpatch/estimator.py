@@ -296,9 +296,9 @@ class SoftPatch:
         return answers
 
     def drift(self) -> Drift:
-        """What is usual of new images, to be told by predictions, one after the other, when it no longer is.
+        """What is usual of new images: `Drift.after` each prediction tells whether they have changed since.
 
-        Raises `InputError` for a model of fewer than 10 images, or written before this was kept.
+        Raises `InputError` for a model that was written before the map quartiles of training images were kept.
         """
         return self.detector.drift()
 

@@ -108,7 +108,8 @@ def _draw(rows: Sequence[Mapping[str, Any]], drift: Drift, course: Course, path:
     places = np.arange(1, len(rows) + 1)
     quartiles.axhspan(*np.quantile(drift.usual, _USUAL), color=_BAND, alpha=0.3, linewidth=0, label="90 % of usual")
     quartiles.plot(places, [row["map_quartile"] for row in rows], ".", color=_COLOURS["good"], markersize=4)
-    quartiles.set(ylabel="lower quartile\nof the map", ylim=(0, None))
+    quartiles.set(ylabel="lower quartile\nof the map")
+    quartiles.margins(y=0.3)  # room for the legend
     names = ("images changed", "more defects")
     for name, colour, values in zip(names, (_CHANGED, _MORE), zip(*course.evidence, strict=True), strict=True):
         evidence.plot(places, values, color=colour, linewidth=1.4, label=name)

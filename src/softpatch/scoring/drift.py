@@ -1,16 +1,18 @@
 """Whether images have changed since a model was learned, or more of them are defective than usual, one after the other.
 
 Two things are watched of every image: the lower quartile of its anomaly map, which a defect hardly moves and other
-light, focus, position or product does; and whether its verdict is other than "good". Each is compared with what was
-usual: left-out training images, and the images that came since, as far as they gave no alarm.
+light, focus, position or product does; and whether it stands out, that is its verdict is other than "good". Both are
+compared with what was usual: left-out training images, and the images that came since, as far as they gave no alarm.
 
 While nothing changes any order of usual and new images is as likely as any other. The place of an image among them, and
-whether it is one of those that stand out, can then be bet on at fair odds, and no bet wins much in the long run. A
-CUSUM of such bets exceeds 10,000 on average not sooner than after 10,000 images (Vovk, Gammerman and Shafer,
-Algorithmic Learning in a Random World, 2022, chapter 8; Shin, Ramdas and Rinaldo, E-detectors, 2023).
+whether it is one of those that stand out, can then be bet on at fair odds, and no bet wins much in the long run. Good
+images are placed among usual good ones, so that large defects count for nothing; but where nearly all of the last stand
+out, every image among all. A CUSUM of such bets exceeds 10,000 on average not sooner than after 10,000 images (Vovk,
+Gammerman and Shafer, Algorithmic Learning in a Random World, 2022, chapter 8; Shin, Ramdas and Rinaldo, E-detectors,
+2023).
 """
 
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import inf, isfinite, log10
@@ -23,10 +25,11 @@ LEVEL = 4.0
 RECENT = 50
 """So many of the last images are counted to say how many stand out."""
 _MOST_USUAL = 1000  # ranks among more are hardly finer, and what was usual must not follow a slow change
-_FEWEST_USUAL = 10
 _HIGHEST = LEVEL + 1  # beyond it evidence does not rise, so that it falls again in time
 _ENDS = LEVEL - 1
 _DOUBT = 1.0  # evidence of changed images at which more that stand out are not put down to defects
+_LAST, _NEARLY_ALL = 10, 8  # of the last ten images so many
+_PATIENCE = 20  # images, in which it shows whether nearly all stand out since images have changed
 _RANK_BETS = (2, 4, 16)  # densities c·u^(c-1) of an image's rank u in (0, 1), uniform while nothing changes
 _ODDS_BETS = (2, 4, 8)  # how many times the odds rose of an image standing out
 Kind = Literal["images changed", "more defects"]
@@ -79,13 +82,13 @@ class Cusum:
 class Drift:
     """What was usual, and the evidence so far that it is not any more: a value, of a size that is bounded.
 
-    `usual` are map quartiles in order, at most 1,000, of as many images, of which `usual_standing_out` had a verdict
-    other than "good". `images` were judged since, of which the last are `recent`, True where one stands out. `alarm` is
-    the one that stands: it ends when its evidence has fallen to a tenth of what gives an alarm.
+    `usual` are map quartiles of good images, in order, and `usual_others` of those that stand out: 1,000 together at
+    most. `images` were judged since, of which the last are `recent`, True where one stands out. `alarm` is the one that
+    stands: it ends when its evidence has fallen to a tenth of what gives an alarm.
     """
 
     usual: tuple[float, ...]
-    usual_standing_out: int
+    usual_others: tuple[float, ...]
     images: int
     changed: Cusum
     more: Cusum
@@ -93,42 +96,47 @@ class Drift:
     alarm: Alarm | None
 
     @classmethod
-    def begun(cls, map_quartiles: Sequence[float], standing_out: int) -> "Drift":
-        """Before the first image, from the map quartiles of training images, of which so many stand out.
+    def begun(cls, good: Sequence[float], others: Sequence[float]) -> "Drift":
+        """Before the first image, from the map quartiles of training images that are good, and of those that stand out.
 
-        Raises `InputError` for fewer than 10 finite quartiles.
+        Raises `InputError` where none of them is finite.
         """
-        usual = sorted(value for value in map_quartiles if isfinite(value))
-        if len(usual) < _FEWEST_USUAL:
-            raise InputError(f"{len(usual)} images are too few to tell what is usual; learn from 10 or more")
+        usual = sorted((value, is_other) for is_other, values in enumerate((good, others)) for value in values)
+        usual = [each for each in usual if isfinite(each[0])]
+        if not usual:
+            raise InputError("there is no image that tells what is usual; learn from more images")
         if len(usual) > _MOST_USUAL:
-            standing_out = round(standing_out * _MOST_USUAL / len(usual))
             usual = [usual[number * len(usual) // _MOST_USUAL] for number in range(_MOST_USUAL)]
-        bets = Cusum.begun(len(_RANK_BETS), 0), Cusum.begun(len(_ODDS_BETS), 0)
-        return cls(tuple(usual), min(standing_out, len(usual)), 0, *bets, (), None)
+        kept, kept_others = (tuple(value for value, is_other in usual if is_other == kind) for kind in (0, 1))
+        return cls(kept, kept_others, 0, Cusum.begun(len(_RANK_BETS), 0), Cusum.begun(len(_ODDS_BETS), 0), (), None)
 
     def after(self, map_quartile: float, *, is_good: bool) -> "Drift":
         """After one more image: its map quartile, a finite number, and whether its verdict is "good"."""
         if not isfinite(map_quartile):
             raise InputError(f"`map_quartile` is {map_quartile!r}; it is a finite number")
         image = self.images
-        changed = self.changed.after(rank_odds(self.usual, map_quartile), image)
-        more = self.more.after(standing_out_odds(self.usual_standing_out, len(self.usual), is_good), image)
-        alarm = _alarm(self.alarm, changed, more, image)
+        changed = self.changed.after(self._rank_odds(map_quartile, is_good), image)
+        standing_out, usual_images = len(self.usual_others), len(self.usual) + len(self.usual_others)
+        more = self.more.after(standing_out_odds(standing_out, usual_images, is_good), image)
+        recent = (*self.recent, not is_good)[-RECENT:]
+        alarm = _alarm(self.alarm, changed, more, image, nearly_all=_nearly_all(recent))
         if self.alarm is not None and alarm is None:
             changed, more = Cusum.begun(len(_RANK_BETS), image + 1), Cusum.begun(len(_ODDS_BETS), image + 1)
-        usual, standing_out = self.usual, self.usual_standing_out
-        if alarm is None and len(usual) < _MOST_USUAL:
-            longer = list(usual)
-            insort(longer, map_quartile)
-            usual, standing_out = tuple(longer), standing_out + (not is_good)
-        recent = (*self.recent, not is_good)[-RECENT:]
-        return Drift(usual, standing_out, image + 1, changed, more, recent, alarm)
+        usual, others = self.usual, self.usual_others
+        if alarm is None and usual_images < _MOST_USUAL:
+            usual, others = (_with(usual, map_quartile), others) if is_good else (usual, _with(others, map_quartile))
+        return Drift(usual, others, image + 1, changed, more, recent, alarm)
+
+    def _rank_odds(self, value: float, is_good: bool) -> list[float]:
+        """What each bet on the rank of an image wins; nothing is bet on one that stands out, unless nearly all do."""
+        if _nearly_all(self.recent):
+            return rank_odds((self.usual, self.usual_others), value)
+        return rank_odds((self.usual,), value) if is_good else [1.0] * len(_RANK_BETS)
 
     @property
     def usual_share(self) -> float:
         """The share of images that usually stand out, in [0, 1]."""
-        return self.usual_standing_out / len(self.usual)
+        return len(self.usual_others) / (len(self.usual) + len(self.usual_others))
 
     @property
     def recent_share(self) -> float:
@@ -162,13 +170,14 @@ class Drift:
             raise InputError(f"this is no state of drift, as `Drift.as_dict` gives it ({error}); begin anew") from error
 
 
-def rank_odds(usual: Sequence[float], value: float) -> list[float]:
-    """What each bet on the rank of `value` among `usual` wins.
+def rank_odds(usual: Sequence[Sequence[float]], value: float) -> list[float]:
+    """What each bet on the rank of `value` among usual ones wins, which come as several sequences in order.
 
     Among equal ones the middle rank counts, which by Jensen's inequality makes no convex bet more than fair.
     """
-    below, equal = bisect_left(usual, value), bisect_right(usual, value) - bisect_left(usual, value)
-    rank = (below + (equal + 1) / 2) / (len(usual) + 1)
+    below = sum(bisect_left(each, value) for each in usual)
+    not_above = sum(bisect_right(each, value) for each in usual)
+    rank = (below + not_above + 1) / 2 / (sum(map(len, usual)) + 1)
     return [float(c * rank ** (c - 1)) for c in _RANK_BETS]
 
 
@@ -178,23 +187,36 @@ def standing_out_odds(standing_out: int, usual: int, is_good: bool) -> list[floa
     return [(1 if is_good else times) / (1 + (times - 1) * share) for times in _ODDS_BETS]
 
 
-def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int) -> Alarm | None:
-    """The alarm that stands after an image. That images have changed explains that more of them stand out."""
+def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int, *, nearly_all: bool) -> Alarm | None:
+    """The alarm that stands after an image. That images have changed explains that more of them stand out.
+
+    Where `nearly_all` of the last stand out, it is awaited for a while whether images have changed.
+    """
     if before is not None and before.kind == "images changed":
         return before if changed.evidence > _ENDS else None
     if changed.evidence >= LEVEL:
-        return Alarm("images changed", changed.first, image)
+        return Alarm("images changed", min(changed.first, more.first) if nearly_all else changed.first, image)
     if before is not None:
         return before if more.evidence > _ENDS else None
-    if more.evidence >= LEVEL and changed.evidence < _DOUBT:
+    is_early = nearly_all and image - more.first < _PATIENCE
+    if more.evidence >= LEVEL and changed.evidence < _DOUBT and not is_early:
         return Alarm("more defects", more.first, image)
     return None
 
 
+def _nearly_all(recent: Sequence[bool]) -> bool:
+    return sum(recent[-_LAST:]) >= _NEARLY_ALL
+
+
+def _with(values: tuple[float, ...], value: float) -> tuple[float, ...]:
+    place = bisect_right(values, value)
+    return (*values[:place], value, *values[place:])
+
+
 def _checked(values: dict[str, Any]) -> Drift:
-    usual = tuple(_number(value, -inf, inf) for value in values["usual"])
-    if not _FEWEST_USUAL <= len(usual) <= _MOST_USUAL or list(usual) != sorted(usual):
-        raise ValueError("`usual` are not 10 to 1,000 numbers in order")
+    usual, others = (tuple(_number(value, -inf, inf) for value in values[name]) for name in ("usual", "usual_others"))
+    if not 1 <= len(usual) + len(others) <= _MOST_USUAL or any(list(each) != sorted(each) for each in (usual, others)):
+        raise ValueError("`usual` and `usual_others` are not 1 to 1,000 numbers in order")
     images, recent, alarm = _whole(values["images"], 2**62), tuple(values["recent"]), values["alarm"]
     if len(recent) != min(images, RECENT) or not all(isinstance(each, bool) for each in recent):
         raise ValueError(f"`recent` are not the last {RECENT} images")
@@ -207,7 +229,7 @@ def _checked(values: dict[str, Any]) -> Drift:
         _checked_cusum(values[name], len(bets), images)
         for name, bets in (("changed", _RANK_BETS), ("more", _ODDS_BETS))
     )
-    return Drift(usual, _whole(values["usual_standing_out"], len(usual)), images, changed, more, recent, alarm)
+    return Drift(usual, others, images, changed, more, recent, alarm)
 
 
 def _checked_cusum(values: dict[str, Any], bets: int, images: int) -> Cusum:
