@@ -18,6 +18,7 @@ from typing import Any
 
 import audit
 import audit_page
+import drift
 import growth
 import large_images
 import performance
@@ -41,6 +42,7 @@ PAGES = (
     LAB / "products.md",
     LAB / "audit.md",
     ROOT / "docs/how-to/small-defects.md",
+    ROOT / "docs/how-to/when-images-change.md",
 )
 PRODUCTS = ("bottle", "metal_plate", "leather_tiles", "casting", "screw", "magnetic_tile")
 METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+", "agreement": "**softpatch**"}
@@ -173,6 +175,7 @@ def parts() -> dict[str, str]:
     names = ("performance", "growth", "demo", "startup")
     kept, grown, figures, begun = (json.loads((LAB / f"{name}.json").read_text()) for name in names)
     rows = product_rows()
+    drifted = json.loads(drift.ROWS.read_text())
     audited = [json.loads(line) for line in (LAB / "audit_rows.jsonl").read_text().splitlines()]
     return {
         "accuracy": accuracy(rows),
@@ -186,6 +189,8 @@ def parts() -> dict[str, str]:
         "calibration": audit.calibration(audited),
         "small_defects": small_defects.table(json.loads(small_defects.ROWS.read_text())),
         "tiles": large_images.table(json.loads(large_images.ROWS.read_text())),
+        "drift": drift.table(drifted),
+        "drift_summary": drift.summary(drifted),
         "answers": answers(read_rows(LAB / "answers_rows.jsonl")),
     }
 

@@ -123,7 +123,7 @@ def test_more_defects_are_told_from_changed_images() -> None:
     count = int((~good[last.alarm.told - 49 : last.alarm.told + 1]).sum())
     assert told.sentence == (
         f"more images than usual are anomalous or to check, from image {last.alarm.first + 1} on: "
-        f"{count} of the last 50, usually {100 * told.usual_share:.2g} %"
+        f"{count} of the last 50, usually {100 * told.usual_share:.1f} %"
     )
 
 
@@ -146,7 +146,8 @@ def test_when_nearly_all_stand_out_it_is_awaited_whether_images_have_changed() -
     quartiles[200:] -= 4
     states = followed(begun(), quartiles, good)
     alarm = next(state.alarm for state in states if state.alarm)
-    assert (alarm.kind, alarm.first, alarm.told) == ("more defects", 200, 220)
+    assert (alarm.kind, alarm.first) == ("more defects", 200)
+    assert 220 <= alarm.told < 230
 
 
 def test_what_is_kept_is_bounded_and_goes_on_from_json_as_if_never_stopped() -> None:
@@ -313,6 +314,8 @@ def test_predict_tells_where_the_light_changed(
     assert abs(record["alarms"][0]["first"] - 20) <= 2
     assert "the images have changed since the model was learned" in " ".join(noted.split())
     assert (out / "drift.png").exists()
+    listed = run(capsys, "predict", model, tmp_path, "--list")[1]
+    assert "drift.png: result of an earlier run, passed over" in listed
     code, _, noted = run(capsys, "predict", model, images, "-o", out, "--device", "cpu")
     assert code == 0
     assert not (out / "drift.json").exists()

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from softpatch.atomic import replacing
+from softpatch.data.folder import RUN_PICTURES
 from softpatch.scoring.drift import LEVEL, Alarm, Drift
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PICTURE, RECORD = "drift.png", "drift.json"
+PICTURE, RECORD = RUN_PICTURES[1], "drift.json"
 DRIFT = (PICTURE, RECORD)
 """The files that `predict --drift` leaves in a folder."""
 _SIZE, _DOTS = (12, 7.2), 120  # inches, and dots to each

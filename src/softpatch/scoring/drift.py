@@ -28,7 +28,7 @@ _MOST_USUAL = 1000  # ranks among more are hardly finer, and what was usual must
 _HIGHEST = LEVEL + 1  # beyond it evidence does not rise, so that it falls again in time
 _ENDS = LEVEL - 1
 _DOUBT = 1.0  # evidence of changed images at which more that stand out are not put down to defects
-_LAST, _NEARLY_ALL = 10, 8  # of the last ten images so many
+_LAST, _NEARLY_ALL = 10, 0.8  # of so many images at least this share
 _PATIENCE = 20  # images, in which it shows whether nearly all stand out since images have changed
 _RANK_BETS = (2, 4, 16)  # densities c·u^(c-1) of an image's rank u in (0, 1), uniform while nothing changes
 _ODDS_BETS = (2, 4, 8)  # how many times the odds rose of an image standing out
@@ -119,7 +119,7 @@ class Drift:
         standing_out, usual_images = len(self.usual_others), len(self.usual) + len(self.usual_others)
         more = self.more.after(standing_out_odds(standing_out, usual_images, is_good), image)
         recent = (*self.recent, not is_good)[-RECENT:]
-        alarm = _alarm(self.alarm, changed, more, image, nearly_all=_nearly_all(recent))
+        alarm = _alarm(self.alarm, changed, more, image, recent)
         if self.alarm is not None and alarm is None:
             changed, more = Cusum.begun(len(_RANK_BETS), image + 1), Cusum.begun(len(_ODDS_BETS), image + 1)
         usual, others = self.usual, self.usual_others
@@ -129,7 +129,7 @@ class Drift:
 
     def _rank_odds(self, value: float, is_good: bool) -> list[float]:
         """What each bet on the rank of an image wins; nothing is bet on one that stands out, unless nearly all do."""
-        if _nearly_all(self.recent):
+        if _nearly_all(self.recent, _LAST):
             return rank_odds((self.usual, self.usual_others), value)
         return rank_odds((self.usual,), value) if is_good else [1.0] * len(_RANK_BETS)
 
@@ -154,7 +154,7 @@ class Drift:
                 f"the images have changed since the model was learned, {since}: as a whole they look less like the "
                 "training images; look at light, focus, position and product"
             )
-        count = f"{sum(self.recent)} of the last {len(self.recent)}, usually {100 * self.usual_share:.2g} %"
+        count = f"{sum(self.recent)} of the last {len(self.recent)}, usually {100 * self.usual_share:.1f} %"
         return f"more images than usual are anomalous or to check, {since}: {count}"
 
     def as_dict(self) -> dict[str, Any]:
@@ -187,25 +187,28 @@ def standing_out_odds(standing_out: int, usual: int, is_good: bool) -> list[floa
     return [(1 if is_good else times) / (1 + (times - 1) * share) for times in _ODDS_BETS]
 
 
-def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int, *, nearly_all: bool) -> Alarm | None:
+def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int, recent: Sequence[bool]) -> Alarm | None:
     """The alarm that stands after an image. That images have changed explains that more of them stand out.
 
-    Where `nearly_all` of the last stand out, it is awaited for a while whether images have changed.
+    Where nearly all stand out since more do, it is awaited for a while whether images have changed.
     """
+    since = image + 1 - more.first
+    all_since = more.evidence > 0 and _nearly_all(recent, since)
+
     if before is not None and before.kind == "images changed":
         return before if changed.evidence > _ENDS else None
     if changed.evidence >= LEVEL:
-        return Alarm("images changed", min(changed.first, more.first) if nearly_all else changed.first, image)
+        return Alarm("images changed", min(changed.first, more.first) if all_since else changed.first, image)
     if before is not None:
         return before if more.evidence > _ENDS else None
-    is_early = nearly_all and image - more.first < _PATIENCE
-    if more.evidence >= LEVEL and changed.evidence < _DOUBT and not is_early:
+    if more.evidence >= LEVEL and changed.evidence < _DOUBT and not (all_since and since <= _PATIENCE):
         return Alarm("more defects", more.first, image)
     return None
 
 
-def _nearly_all(recent: Sequence[bool]) -> bool:
-    return sum(recent[-_LAST:]) >= _NEARLY_ALL
+def _nearly_all(recent: Sequence[bool], count: int) -> bool:
+    """Whether nearly all of the last so many images stand out."""
+    return len(recent) >= count and sum(recent[-count:]) >= _NEARLY_ALL * count
 
 
 def _with(values: tuple[float, ...], value: float) -> tuple[float, ...]:
