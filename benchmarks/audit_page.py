@@ -56,7 +56,7 @@ def made_up_audit(names: list[str], *, anomalous: int) -> FolderAudit:
 def prediction(name: str, score: float, anomaly_map: NDArray[np.float32], side: int) -> Prediction:
     """An answer about a square image that is looked at whole; thresholds are 2 and, on the map, 1."""
     framing = Framing.square(anomaly_map.shape[0], anomaly_map.shape[0])
-    return Prediction(name, score, 2.0, 1.5, side / 2, side / 2, side, side, anomaly_map, 1.0, False, framing)
+    return Prediction(name, score, 2.0, 1.5, side / 2, side / 2, side, side, anomaly_map, 1.0, False, 0.0, framing)
 
 
 def one_picture(_: str) -> Tensor:

@@ -18,6 +18,7 @@ from typing import Any
 
 import audit
 import audit_page
+import drift
 import exported
 import growth
 import large_images
@@ -43,6 +44,7 @@ PAGES = (
     LAB / "audit.md",
     LAB / "defaults.md",
     ROOT / "docs/how-to/small-defects.md",
+    ROOT / "docs/how-to/when-images-change.md",
 )
 PRODUCTS = ("bottle", "metal_plate", "leather_tiles", "casting", "screw", "magnetic_tile")
 METHODS = {"patchcore": "PatchCore", "softpatch+": "SoftPatch+", "agreement": "**softpatch**"}
@@ -189,6 +191,7 @@ def parts() -> dict[str, str]:
     names = ("performance", "growth", "demo", "startup")
     kept, grown, figures, begun = (json.loads((LAB / f"{name}.json").read_text()) for name in names)
     rows = product_rows()
+    drifted = json.loads(drift.ROWS.read_text())
     audited = [json.loads(line) for line in (LAB / "audit_rows.jsonl").read_text().splitlines()]
     return {
         "accuracy": accuracy(rows),
@@ -203,6 +206,8 @@ def parts() -> dict[str, str]:
         "small_defects": small_defects.table(json.loads(small_defects.ROWS.read_text())),
         "exported": exported.table(json.loads(exported.ROWS.read_text())),
         "tiles": large_images.table(json.loads(large_images.ROWS.read_text())),
+        "drift": drift.table(drifted),
+        "drift_summary": drift.summary(drifted),
         "framing": framing(read_rows(LAB / "agreement_rows.jsonl"), read_rows(LAB / "whole_rows.jsonl")),
         "answers": answers(read_rows(LAB / "answers_rows.jsonl")),
     }

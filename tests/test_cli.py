@@ -63,6 +63,7 @@ def test_predict_writes_tables_maps_and_overlays(capsys, model: Path, plate_fold
         "width",
         "height",
         "is_unlike_training",
+        "map_quartile",
     ]
     for row, line in zip(rows, lines, strict=True):
         assert (row["is_anomalous"] == "true") == line["is_anomalous"] == (line["image_score"] > line["threshold"])

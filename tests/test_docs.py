@@ -23,6 +23,7 @@ HOW_TO = (
     "learn-from-a-folder",
     "clean-a-folder",
     "change-a-model",
+    "when-images-change",
     "set-the-threshold",
     "read-the-pictures",
     "read-a-report",

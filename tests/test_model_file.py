@@ -68,6 +68,7 @@ def test_one_bank_is_stored_once(good_images, tmp_path: Path) -> None:
         "classification.weights",
         "left_out.image_scores",
         "left_out.map_peaks",
+        "left_out.map_quartiles",
         "record.digests",
     ]
     loaded = SoftPatch.load(path).detector.banks
@@ -343,7 +344,14 @@ def test_an_older_file_has_no_left_out_scores(model: Path) -> None:
 
 
 @pytest.mark.parametrize("scores", [torch.tensor([-1.0]), torch.tensor([torch.nan]), torch.zeros(3, 2), torch.zeros(0)])
-def test_senseless_left_out_scores(model: Path, scores: torch.Tensor) -> None:
-    forge(model, header_of(model), {**load_file(model), "left_out.map_peaks": scores})
+@pytest.mark.parametrize("name", ["map_peaks", "map_quartiles"])
+def test_senseless_left_out_scores(model: Path, scores: torch.Tensor, name: str) -> None:
+    forge(model, header_of(model), {**load_file(model), f"left_out.{name}": scores})
     with pytest.raises(ModelFileError, match="left-out scores are not"):
+        SoftPatch.load(model)
+
+
+def test_as_many_left_out_scores_of_every_kind(model: Path) -> None:
+    forge(model, header_of(model), {**load_file(model), "left_out.map_quartiles": torch.ones(1)})
+    with pytest.raises(ModelFileError, match="left-out scores of images and of maps are not as many"):
         SoftPatch.load(model)

@@ -18,7 +18,7 @@ def two_blots(path: str, *, score: float = 2.0) -> Prediction:
     anomaly_map[4:9, 4:9] = 2
     anomaly_map[6, 6] = 0
     anomaly_map[20:23, 20:23] = 3
-    return Prediction(path, score, 1.0, 0.9, 9.0, 4.0, 64, 32, anomaly_map, 1.0, False, Framing.square(32, 32))
+    return Prediction(path, score, 1.0, 0.9, 9.0, 4.0, 64, 32, anomaly_map, 1.0, False, 0.0, Framing.square(32, 32))
 
 
 @pytest.fixture

@@ -38,6 +38,7 @@ def prediction(anomaly_map: np.ndarray, peak: tuple[int, int], score: float) -> 
         anomaly_map=anomaly_map,
         map_threshold=1.0,
         is_unlike_training=False,
+        map_quartile=0.0,
         framing=Framing.square(56, 56),
     )
 
@@ -84,7 +85,7 @@ def test_only_an_anomalous_image_has_a_mask_and_a_box() -> None:
 
 def test_a_mask_survives_being_made_small() -> None:
     flat = np.full((56, 56), 0.5, np.float32)
-    tiny = Prediction("a.png", 2.0, 1.0, 0.9, 1.0, 1.0, 3, 3, flat, 1.0, False, Framing.square(56, 56))
+    tiny = Prediction("a.png", 2.0, 1.0, 0.9, 1.0, 1.0, 3, 3, flat, 1.0, False, 0.0, Framing.square(56, 56))
     assert tiny.mask_at_original_size().any()
     assert tiny.box == (1, 1, 2, 2)
 
@@ -192,7 +193,7 @@ def test_regions_agree_with_mask_and_box(data: st.DataObject, width: int, height
     x, y = framing.to_original(column, row, width, height)
     answer = Prediction(
         "a.png", data.draw(st.sampled_from([0.5, 2.0])), 1.0, 0.9, x, y, width, height,
-        anomaly_map[0, 0].numpy(), level, False, framing,
+        anomaly_map[0, 0].numpy(), level, False, 0.0, framing,
     )  # fmt: skip
     regions = answer.regions()
     assert bool(regions) == answer.is_anomalous

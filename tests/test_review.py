@@ -82,7 +82,9 @@ def test_heat_is_told_from_every_product_by_every_eye(sight: np.ndarray) -> None
 def test_an_overlay_stands_beside_its_image_under_a_caption(width: int, height: int, tmp_path: Path) -> None:
     flat = np.full((56, 56), 0.5, np.float32)
     for score, colour in ((2.0, (196, 78, 0)), (0.95, (230, 159, 0)), (0.1, (0, 110, 80))):
-        answer = Prediction("a.png", score, 1.0, 0.9, 0.0, 0.0, width, height, flat, 1.0, False, Framing.square(64, 56))
+        answer = Prediction(
+            "a.png", score, 1.0, 0.9, 0.0, 0.0, width, height, flat, 1.0, False, 0.0, Framing.square(64, 56)
+        )
         save_overlay(torch.full((3, height, width), 0.25), answer, tmp_path / "beside.png")
         save_overlay(torch.full((3, height, width), 0.25), answer, tmp_path / "plain.png", style="plain")
         with Image.open(tmp_path / "beside.png") as beside, Image.open(tmp_path / "plain.png") as plain:

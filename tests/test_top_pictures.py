@@ -87,7 +87,9 @@ def test_a_picture_shows_the_image_its_heat_map_and_the_regions() -> None:
     anomaly_map = np.full((64, 64), 0.1, np.float32)
     anomaly_map[20:40, 8:24] = 3.0
     anomaly_map[50:58, 50:58] = 2.5
-    answer = Prediction("a.png", 3.0, 1.0, 0.9, 16.0, 30.0, 64, 64, anomaly_map, 2.0, False, Framing.square(64, 64))
+    answer = Prediction(
+        "a.png", 3.0, 1.0, 0.9, 16.0, 30.0, 64, 64, anomaly_map, 2.0, False, 0.0, Framing.square(64, 64)
+    )
     found = picture_of(torch.full((3, 64, 64), 0.5), answer)
     image, heat = decoded(found.image), decoded(found.heat)
     assert image.shape == heat.shape == (64, 64, 3)
@@ -102,7 +104,7 @@ def test_a_picture_shows_the_image_its_heat_map_and_the_regions() -> None:
 @pytest.mark.parametrize(("width", "height", "size"), [(3000, 40, (240, 3)), (1, 900, (1, 240)), (100, 50, (100, 50))])
 def test_pictures_are_small(width: int, height: int, size: tuple[int, int]) -> None:
     flat = np.full((56, 56), 2.0, np.float32)
-    answer = Prediction("a.png", 2.0, 1.0, 0.9, 0.0, 0.0, width, height, flat, 1.0, False, Framing.square(64, 56))
+    answer = Prediction("a.png", 2.0, 1.0, 0.9, 0.0, 0.0, width, height, flat, 1.0, False, 0.0, Framing.square(64, 56))
     found = picture_of(torch.full((3, height, width), 0.25), answer)
     image = decoded(found.image)
     assert image.shape == (*size[::-1], 3)

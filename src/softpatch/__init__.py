@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
+    "Drift",
     "ExportError",
     "ImageError",
     "InputError",
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
     from softpatch.errors import ExportError, ImageError, InputError, ModelFileError, SoftPatchError, WeightsError
     from softpatch.estimator import SoftPatch
     from softpatch.results import Prediction
+    from softpatch.scoring.drift import Drift
     from softpatch.scoring.regions import Region
 
 _HOMES = {
+    "Drift": "softpatch.scoring.drift",
     "ExportError": "softpatch.errors",
     "ImageError": "softpatch.errors",
     "InputError": "softpatch.errors",

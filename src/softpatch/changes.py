@@ -73,10 +73,13 @@ def add_images(
             )
         trusted = ~stands_out | known_good
         banks = _grown(detector, seen, trusted.to(seen.projected.device), progress=progress)
-    scores = torch.tensor([answer.image_score for answer in judged])
-    peaks = torch.tensor([float(answer.anomaly_map.max()) for answer in judged])
+    scores = LeftOutScores(
+        torch.tensor([answer.image_score for answer in judged]),
+        torch.tensor([float(answer.anomaly_map.max()) for answer in judged]),
+        torch.tensor([answer.map_quartile for answer in judged]),
+    )
     anomalous = 0 if known_good else int(stands_out.sum())
-    grown = _with_added(replace(detector, banks=banks), seen, scores, peaks, anomalous)
+    grown = _with_added(replace(detector, banks=banks), seen, scores, anomalous)
     return _recalibrated(detector, grown, seen.refs, on_note=on_note, progress=progress)
 
 
@@ -117,8 +120,8 @@ def _grown(detector: Detector, seen: Seen, trusted: Tensor, *, progress: Progres
     return banks.with_banks(joined).to(detector.backbone.device)
 
 
-def _with_added(detector: Detector, seen: Seen, scores: Tensor, peaks: Tensor, anomalous: int) -> Detector:
-    """The detector with the record and the scores (n,) and peaks of images `seen`, so many of which look anomalous.
+def _with_added(detector: Detector, seen: Seen, scores: LeftOutScores, anomalous: int) -> Detector:
+    """The detector with the record and the scores of images `seen`, so many of which look anomalous.
 
     Of a larger folder only some have left-out scores; as large a share of the new images has them.
     """
@@ -127,15 +130,13 @@ def _with_added(detector: Detector, seen: Seen, scores: Tensor, peaks: Tensor, a
     sampled = max(1, round(new * len(record.calibrated) / before))
     numbers = torch.linspace(0, new - 1, sampled).long()
     added = training_record(seen.refs, seen.digests, (numbers + before).tolist(), record.symmetries)
-    scores = torch.cat([left_out.image_scores, scores[numbers]])
-    peaks = torch.cat([left_out.map_peaks, peaks[numbers]])
     expected = (detector.settings.false_alarm_rate + detector.settings.check_share) * new
     contamination = _counted_anew(detector.contamination, before, new, max(0.0, anomalous - expected))
     return replace(
         detector,
         training_images=before + new,
         record=with_images(record, added),
-        left_out=LeftOutScores(scores, peaks),
+        left_out=left_out.joined(scores.at(numbers)),
         contamination=contamination,
     )
 
@@ -183,7 +184,7 @@ def remove_images(
         banks=banks,
         training_images=len(staying),
         record=kept,
-        left_out=LeftOutScores(left_out.image_scores[~gone], left_out.map_peaks[~gone]),
+        left_out=left_out.at(~gone),
         contamination=contamination,
     )
     return _recalibrated(detector, left, (), on_note=on_note, progress=progress)
@@ -234,7 +235,7 @@ def _with_scores_anew(detector: Detector, given: Sequence[ImageRef], *, progress
     files = [paths[number] for number in record.calibrated]
     refs = [file_ref(Path(path)) for path in files if os.path.isabs(path) and os.path.isfile(path)]  # noqa: PTH113, PTH117
     place_of = {record.digests[number]: place for place, number in enumerate(record.calibrated)}
-    scores, peaks, done = left_out.image_scores.clone(), left_out.map_peaks.clone(), set[int]()
+    done = set[int]()
     seen = digested_embeddings([*refs, *in_memory], detector.backbone, detector.settings, detector.runtime)
     for digests, embeddings in seen:
         shown = [number for number, digest in enumerate(digests) if digest in place_of]
@@ -243,10 +244,10 @@ def _with_scores_anew(detector: Detector, given: Sequence[ImageRef], *, progress
         places = [place_of[digests[number]] for number in shown]
         numbers = torch.tensor([record.calibrated[place] for place in places], dtype=torch.int64)
         found = left_out_scores(detector.banks, [embeddings[shown]], numbers, detector.grid, detector.settings)
-        scores[places], peaks[places] = found.image_scores, found.map_peaks
+        left_out = left_out.replaced(torch.tensor(places), found)
         done.update(places)
         progress("calibration", len(done), len(place_of))
-    return replace(detector, left_out=LeftOutScores(scores, peaks)), len(place_of) - len(done)
+    return replace(detector, left_out=left_out), len(place_of) - len(done)
 
 
 def is_calibrated(detector: Detector) -> bool:

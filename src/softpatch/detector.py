@@ -38,8 +38,9 @@ from softpatch.memory_budget import check_image_memory
 from softpatch.passes import Seen, embeddings_of_images, first_pass, full_embeddings, product_alignment, read_framed
 from softpatch.patch_detector import PatchDetector, calibration_images, choose_banks, need_images
 from softpatch.progress import Progress, silent
-from softpatch.results import Prediction, is_unlike_training
+from softpatch.results import Prediction, is_unlike_training, map_quartile
 from softpatch.scoring.anomaly_map import anomaly_maps
+from softpatch.scoring.drift import Drift
 from softpatch.scoring.threshold import LeftOutScores, Thresholds, thresholds_at
 from softpatch.threads import one_ahead
 from softpatch.training_record import TrainingRecord, training_record
@@ -169,6 +170,17 @@ class Detector:
             map_threshold=self.map_threshold * share,
         )
 
+    def drift(self) -> Drift:
+        """What is usual of new images, before the first of them, by the thresholds of this detector.
+
+        Raises `InputError` for a model that was written before the map quartiles of training images were kept.
+        """
+        if self.left_out is None or self.left_out.map_quartiles is None:
+            raise InputError("this model was written before models kept what tells whether images change; fit anew")
+        is_good = self.left_out.image_scores <= self.check_threshold
+        quartiles = self.left_out.map_quartiles
+        return Drift.begun(quartiles[is_good].tolist(), quartiles[~is_good].tolist())
+
     def predict(
         self,
         refs: Sequence[ImageRef],
@@ -196,6 +208,7 @@ class Detector:
             maps = _maps(patch_scores.view(-1, rows, columns), framing, self.settings)
             image_scores, peaks = image_scores.cpu(), peaks.cpu()
             unlike = [is_unlike_training(each, self.map_threshold, framing.inside) for each in maps]
+            quartiles = [map_quartile(each, framing.inside) for each in maps]
             if batch.poses is not None:
                 maps = framing.maps_as_they_lie(maps, batch.poses)
             for i, (ref, (width, height)) in enumerate(zip(batch.refs, batch.sizes, strict=True)):
@@ -214,6 +227,7 @@ class Detector:
                     anomaly_map=maps[i],
                     map_threshold=used.map_threshold,
                     is_unlike_training=unlike[i],
+                    map_quartile=quartiles[i],
                     framing=framing if pose is None else replace(framing, roi=None),
                 )
             done += len(batch.refs)
@@ -332,11 +346,11 @@ def left_out_scores(
     *,
     progress: Progress = silent,
 ) -> LeftOutScores:
-    """Image scores and map maxima of training images, each scored without the patches it gave itself.
+    """Image scores, map maxima and quartiles of training images, each scored without the patches it gave itself.
 
     `embeddings` are theirs, in parts (m, P, D), and `numbers` (n,) say which training images they are.
     """
-    image_scores, map_peaks, done = [], [], 0
+    image_scores, map_peaks, map_quartiles, done = [], [], [], 0
     framing = Framing.of(settings)
     device = banks.classification.patches.device
     for part in embeddings:
@@ -345,6 +359,7 @@ def left_out_scores(
         maps = _maps(patch_scores.view(-1, *grid), framing, settings)
         image_scores.append(scores.cpu())
         map_peaks.append(torch.from_numpy(maps.max(axis=(1, 2))))
+        map_quartiles.append(torch.tensor([map_quartile(each, framing.inside) for each in maps]))
         done += len(part)
         progress("calibration", done, len(numbers))
-    return LeftOutScores(torch.cat(image_scores), torch.cat(map_peaks))
+    return LeftOutScores(torch.cat(image_scores), torch.cat(map_peaks), torch.cat(map_quartiles))

@@ -21,6 +21,7 @@ from softpatch.errors import InputError, SoftPatchError
 from softpatch.model_file import load_detector, save_detector
 from softpatch.progress import Progress, silent
 from softpatch.results import Prediction
+from softpatch.scoring.drift import Drift
 
 _LOWEST_THRESHOLD = 1e-6  # that stays a number above 0 in a model file, in proportion for maps too
 
@@ -293,6 +294,13 @@ class SoftPatch:
         if is_one_image(images):
             return answers[0] if answers else None
         return answers
+
+    def drift(self) -> Drift:
+        """What is usual of new images: `Drift.after` each prediction tells whether they have changed since.
+
+        Raises `InputError` for a model that was written before the map quartiles of training images were kept.
+        """
+        return self.detector.drift()
 
     def score_samples(self, images: Images) -> NDArray[np.float64]:
         """Score images by scikit-learn's convention for outlier detectors: (N,), the lower the more anomalous.

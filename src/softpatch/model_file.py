@@ -50,6 +50,8 @@ def save_detector(detector: Detector, path: Path) -> None:
     if detector.left_out is not None:
         tensors["left_out.image_scores"] = detector.left_out.image_scores.contiguous()
         tensors["left_out.map_peaks"] = detector.left_out.map_peaks.contiguous()
+        if detector.left_out.map_quartiles is not None:
+            tensors["left_out.map_quartiles"] = detector.left_out.map_quartiles.contiguous()
     if banks.known_bad is not None:
         tensors["known_bad.patches"] = banks.known_bad.cpu().contiguous()
     record = None
@@ -124,7 +126,7 @@ def load_detector(path: Path, runtime: Runtime, *, weights: str | None = None, p
         training_images=stored.training_images,
         copies=stored.copies,
         contamination=stored.contamination,
-        left_out=None if stored.left_out is None else LeftOutScores(*_tensors(stored.left_out)),
+        left_out=_left_out(stored.left_out),
         record=stored.record,
     )
 
@@ -140,7 +142,14 @@ def _banks(stored: StoredModel) -> PatchDetector:
     return PatchDetector(classification, segmentation, known_bad)
 
 
-def _tensors(record: StoredBank | StoredScores) -> Iterator[Tensor]:
+def _left_out(scores: StoredScores | None) -> LeftOutScores | None:
+    if scores is None:
+        return None
+    quartiles = None if scores.map_quartiles is None else torch.from_numpy(scores.map_quartiles)
+    return LeftOutScores(torch.from_numpy(scores.image_scores), torch.from_numpy(scores.map_peaks), quartiles)
+
+
+def _tensors(record: StoredBank) -> Iterator[Tensor]:
     return (torch.from_numpy(getattr(record, field.name)) for field in fields(record))
 
 

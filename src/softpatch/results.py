@@ -27,7 +27,8 @@ class Prediction:
     float32 (H, W), with a pixel for each of the crop, or for 4 x 4 of a tiled image (`Framing.map_shape`), and
     `map_threshold` is to it what `threshold` is to the image score.
     `is_unlike_training` says that so much of the image is beyond what was learned that it may show another product, or
-    the same in another light.
+    the same in another light. `map_quartile` is the lower quartile of the map, of where it is looked at: how unlike the
+    training images the image is as a whole, which a defect hardly moves (see `softpatch.scoring.drift`).
     """
 
     path: str
@@ -41,6 +42,7 @@ class Prediction:
     anomaly_map: NDArray[np.float32]
     map_threshold: float
     is_unlike_training: bool
+    map_quartile: float
     framing: Framing
 
     @property
@@ -154,6 +156,7 @@ class Prediction:
             "width": self.width,
             "height": self.height,
             "is_unlike_training": self.is_unlike_training,
+            "map_quartile": round(self.map_quartile, 6),
         }
 
     def __repr__(self) -> str:
@@ -202,5 +205,15 @@ def is_unlike_training(
 
     Where only a part of it is looked at, `inside` (H, W), that part counts.
     """
-    some = anomaly_map[::4, ::4] if inside is None else anomaly_map[inside]  # it is smooth
+    some = _looked_at(anomaly_map, inside)
     return bool((some > map_threshold).mean() > UNLIKE_SHARE or np.median(some) > UNLIKE_MEDIAN * map_threshold)
+
+
+def map_quartile(anomaly_map: NDArray[np.float32], inside: NDArray[np.bool_] | None = None) -> float:
+    """The lower quartile of an anomaly map (H, W), of the part `inside` (H, W) where only that is looked at."""
+    return float(np.quantile(_looked_at(anomaly_map, inside), 0.25))
+
+
+def _looked_at(anomaly_map: NDArray[np.float32], inside: NDArray[np.bool_] | None) -> NDArray[np.float32]:
+    """Values enough for quantiles: the map is smooth."""
+    return anomaly_map[::4, ::4] if inside is None else anomaly_map[inside]

@@ -39,10 +39,11 @@ class StoredBank:
 
 @dataclass(frozen=True, eq=False)
 class StoredScores:
-    """Left-out image scores and map peaks of training images, (n,) float32 each."""
+    """Left-out image scores, map peaks and map quartiles of training images, (n,) float32 each."""
 
     image_scores: NDArray[np.float32]
     map_peaks: NDArray[np.float32]
+    map_quartiles: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,15 +239,16 @@ def _contamination(values: dict[str, Any] | None) -> Contamination | None:
 
 
 def _left_out_scores(tensors: dict[str, NDArray[Any]]) -> StoredScores | None:
-    """None in a file that has none: it is older."""
+    """None in a file that has none: it is older. Older ones that have some have no map quartiles."""
     if not any(name.startswith("left_out.") for name in tensors):
         return None
-    scores = StoredScores(tensors["left_out.image_scores"], tensors["left_out.map_peaks"])
-    for each in (scores.image_scores, scores.map_peaks):
+    quartiles = tensors.get("left_out.map_quartiles")
+    scores = StoredScores(tensors["left_out.image_scores"], tensors["left_out.map_peaks"], quartiles)
+    for each in (scores.image_scores, scores.map_peaks, *(() if quartiles is None else (quartiles,))):
         if each.dtype != np.float32 or each.ndim != 1 or not len(each) or not bool((each >= 0).all()):
             raise ValueError("its left-out scores are not float32 numbers from 0 on")
-    if len(scores.image_scores) != len(scores.map_peaks):
-        raise ValueError("its left-out scores of images and of maps are not as many")
+        if len(each) != len(scores.image_scores):
+            raise ValueError("its left-out scores of images and of maps are not as many")
     return scores
 
 

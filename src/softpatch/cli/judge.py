@@ -51,6 +51,10 @@ def predict(
     smooth: Annotated[
         int, typer.Option(min=1, help="Intervals of the timeline are those of the median of so many scores.")
     ] = 1,
+    drift: Annotated[
+        bool,
+        typer.Option("--drift", help="Tell whether images changed in the order they come: drift.png and drift.json."),
+    ] = False,
     every: Every = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run into the same folder that was stopped.")
@@ -85,6 +89,7 @@ def predict(
     from softpatch.atomic import check_can_write
     from softpatch.data.images import SkippedImage, as_asked
     from softpatch.data.inputs import choose_images
+    from softpatch.review.drift import DRIFT, drift_in_words
     from softpatch.review.outputs import refuse_overwriting, write_outputs
     from softpatch.review.page import REPORT, check_can_replace_page
     from softpatch.review.region_tables import REGION_TABLES
@@ -94,7 +99,12 @@ def predict(
     from softpatch.terminal import list_files, list_passed_over, list_skipped, printable, progress_bar, say
 
     if not list_only:
-        for name in (*TABLES, *(REGION_TABLES if regions else ()), *(TIMELINE if timeline else ())):
+        for name in (
+            *TABLES,
+            *(REGION_TABLES if regions else ()),
+            *(TIMELINE if timeline else ()),
+            *(DRIFT if drift else ()),
+        ):
             check_can_write(output / name)
         if report:
             check_can_replace_page(output / REPORT)
@@ -111,6 +121,7 @@ def predict(
         min_area=min_area or 0 if regions else None,
         report=report,
         timeline=smooth if timeline else None,
+        drift=drift,
     )
     refuse_overwriting(run, chosen.refs, output, keep=[model])
     skipped: list[SkippedImage] = []
@@ -123,6 +134,8 @@ def predict(
         ):
             place = unfinished.folder
             estimator = load_model(model, weights, runtime, progress)
+            used = estimator.detector if threshold is None else estimator.detector.with_threshold(threshold)
+            usual = used.drift() if drift else None
             predictions = estimator.predict_each(
                 unfinished.remaining(chosen.refs),
                 threshold=threshold,
@@ -134,6 +147,7 @@ def predict(
                 as_asked(chosen.refs, estimator.detector.settings),
                 run,
                 unfinished,
+                drift=usual,
                 skipped=None if strict else skipped,
             )
         table = output / SKIPPED
@@ -147,6 +161,8 @@ def predict(
             f"Note: {unlike} of {verdicts.total()} images look unlike anything learned; "
             "is it the same product, camera and light?"
         )
+    for sentence in drift_in_words(output) if drift else ():
+        say(f"Note: {sentence}")
     found = f"{verdicts.total()} images, {verdicts['anomalous']} anomalous, {verdicts['check']} to check"
     print(f"{printable(str(output / 'predictions.csv'))}: {found}")
     if exit_code and verdicts["anomalous"]:

@@ -39,6 +39,8 @@ _OTHER_SUFFIXES = (
 """Pictures of kinds that are not read: listed in a folder too, so that they are reported rather than overlooked."""
 PREDICTIONS = "predictions.jsonl"
 """The table that `predict` leaves in a folder, beside its `maps` and `overlays`."""
+RUN_PICTURES = ("timeline.png", "drift.png")
+"""The pictures that `predict` may leave beside it."""
 
 _THUMBNAIL_FOLDERS = {"@eadir", "__macosx", ".thumbnails", ".@__thumb", "thumbnails", "thumbs", "thumbnail", "thumb"}
 _SYSTEM_FOLDERS = {
@@ -148,8 +150,12 @@ def _walk(root: Path, found: list[Path], passed_over: list[PassedOver]) -> None:
                 folders.sort()
                 _leave_out_folders(here, root, folders, files, passed_over)
                 links += [here / folder for folder in folders if (here / folder).is_symlink()]
+                made = RUN_PICTURES if PREDICTIONS in files else ()
                 for file in sorted(files):
-                    _sort_file(here / file, found, passed_over)
+                    if file in made:
+                        passed_over.append(PassedOver(here / file, "result of an earlier run", f"`{file}`"))
+                    else:
+                        _sort_file(here / file, found, passed_over)
         waiting = links
 
 

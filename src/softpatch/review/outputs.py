@@ -13,6 +13,7 @@ from torch import Tensor
 from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.errors import ImageError, InputError, SoftPatchError
 from softpatch.results import Prediction, Verdict
+from softpatch.review.drift import write_drift
 from softpatch.review.page import REPORT
 from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.run import RECORD, Run, Unfinished, judged_rows
@@ -20,6 +21,7 @@ from softpatch.review.run_report import MOST_PICTURES, write_run_report
 from softpatch.review.tables import SKIPPED, prediction_tables, write_skipped
 from softpatch.review.timeline import write_timeline
 from softpatch.review.top_pictures import TopPictures, picture_of
+from softpatch.scoring.drift import Drift
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -30,15 +32,17 @@ def write_outputs(
     run: Run,
     unfinished: Unfinished,
     *,
+    drift: Drift | None = None,
     skipped: list[SkippedImage] | None = None,
 ) -> tuple[Counter[Verdict], int]:
     """Write a row per image, and what else the run asks for, into the folder of an unfinished run.
 
     Gives how many images got each verdict, and how many look unlike anything learned.
 
-    `predictions` judge those of `refs` that are left; a row is written when all else of its image is. `skipped` holds
-    the images that were left out, and gets those whose map or overlay cannot be written; where it is None, and where a
-    disk is full, the error is raised. Raises `InputError` where none was judged.
+    `predictions` judge those of `refs` that are left; a row is written when all else of its image is. `drift` is
+    that of before the first image, if the run asks for it. `skipped` holds the images that were left out, and gets
+    those whose map or overlay cannot be written; where it is None, and where a disk is full, the error is raised.
+    Raises `InputError` where none was judged.
     """
     by_name = {ref.name: (ref, _state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter(row["verdict"] for row in unfinished.rows)
@@ -63,11 +67,14 @@ def write_outputs(
         write_run_report(
             judged_rows(unfinished.folder), pictures.pictures(), skipped or (), run, unfinished.folder / REPORT
         )
-    if run.timeline is not None:
+    if run.timeline is not None or run.drift:
         places = {ref.name: (number, ref.seconds) for number, ref in enumerate(refs)}
         rows = sorted(judged_rows(unfinished.folder), key=lambda row: places[row["path"]][0])
-        seconds = {name: when for name, (_, when) in places.items()}
-        write_timeline(rows, seconds, run.timeline, unfinished.folder)
+        if run.timeline is not None:
+            seconds = {name: when for name, (_, when) in places.items()}
+            write_timeline(rows, seconds, run.timeline, unfinished.folder)
+        if run.drift and drift is not None:
+            write_drift(rows, drift, unfinished.folder)
     return verdicts, unlike
 
 

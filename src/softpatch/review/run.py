@@ -21,6 +21,7 @@ from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import ImageRef
 from softpatch.data.paths import path_below, shared_folder
 from softpatch.errors import InputError
+from softpatch.review.drift import DRIFT
 from softpatch.review.page import REPORT
 from softpatch.review.region_tables import REGION_TABLES, keep_regions, write_regions_as_coco
 from softpatch.review.tables import CSV, SKIPPED, TABLES, is_row, write_tables
@@ -42,7 +43,8 @@ class Run:
 
     `model` and `images` are digests, of the model file and of the images' names; `root` is the folder that all images
     share, and results are named by the path below it. `min_area` is that of the regions that are listed, None where
-    none are; `report` asks for a page, and `timeline` for a timeline smoothed over so many images.
+    none are; `report` asks for a page, `timeline` for a timeline smoothed over so many images, and `drift` for
+    whether images changed.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Run:
     min_area: int | None = None
     report: bool = False
     timeline: int | None = None
+    drift: bool = False
 
     @classmethod
     def of(
@@ -67,14 +70,14 @@ class Run:
         min_area: int | None = None,
         report: bool = False,
         timeline: int | None = None,
+        drift: bool = False,
     ) -> "Run":
         """The run that judges `refs` by the detector in the file `model`."""
         names = "\0".join(ref.name for ref in refs)
         root = shared_folder(ref.name for ref in refs)
         digest = hashlib.sha256(os.fsencode(names)).hexdigest()
-        return cls(
-            _file_digest(model) if model else "", digest, threshold, maps, overlays, root, min_area, report, timeline
-        )
+        model_digest = _file_digest(model) if model else ""
+        return cls(model_digest, digest, threshold, maps, overlays, root, min_area, report, timeline, drift)
 
     @property
     def tables(self) -> tuple[str, ...]:
@@ -82,7 +85,8 @@ class Run:
         regions = () if self.min_area is None else REGION_TABLES
         report = (REPORT,) if self.report else ()
         timeline = () if self.timeline is None else TIMELINE
-        return (*report, *timeline, *regions, SKIPPED, CSV, PREDICTIONS)
+        drift = DRIFT if self.drift else ()
+        return (*report, *timeline, *drift, *regions, SKIPPED, CSV, PREDICTIONS)
 
     def picture(self, kind: str, path: str) -> Path:
         """Where the map or the overlay of an image lies: `maps/good/000.png.tiff`."""
@@ -177,6 +181,7 @@ def _check_same(stopped: dict[str, Any] | None, run: Run, folder: Path) -> None:
         "min_area": "with other regions",
         "report": "with or without a report",
         "timeline": "with another timeline",
+        "drift": "with or without drift",
     }
     for name, value in asdict(run).items():
         if stopped.get(name) != value:

@@ -37,6 +37,7 @@ COLUMNS = (
     "width",
     "height",
     "is_unlike_training",
+    "map_quartile",
 )
 """The columns of `predictions.csv`: see `Prediction.as_dict`."""
 

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from softpatch.atomic import replacing
 from softpatch.data.cells import path_cell
+from softpatch.data.folder import RUN_PICTURES
 
-PICTURE, INTERVALS = "timeline.png", "intervals.csv"
+PICTURE, INTERVALS = RUN_PICTURES[0], "intervals.csv"
 TIMELINE = (PICTURE, INTERVALS)
 """The files that `predict --timeline` leaves in a folder."""
 _SIZE, _DOTS = (12, 3.6), 120  # inches, and dots to each

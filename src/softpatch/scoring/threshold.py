@@ -20,12 +20,33 @@ _LONGER_TAIL = 1.2  # than that of the normal curve through them; the figures ar
 class LeftOutScores:
     """Scores of training images as if they were new: each was judged without the patches it gave itself.
 
-    `image_scores` and `map_peaks` (the largest value of each anomaly map) are float32 (n,) on the CPU. Infinite is that
-    of an image without which the bank is empty.
+    `image_scores`, `map_peaks` (the largest value of each anomaly map) and `map_quartiles` (its lower quartile) are
+    float32 (n,) on the CPU. Infinite is that of an image without which the bank is empty. Quartiles are None in a model
+    written before they were kept.
     """
 
     image_scores: Tensor
     map_peaks: Tensor
+    map_quartiles: Tensor | None = None
+
+    def at(self, places: Tensor) -> "LeftOutScores":
+        """Those at some places, as a mask (n,) or indices tell them."""
+        quartiles = None if self.map_quartiles is None else self.map_quartiles[places]
+        return LeftOutScores(self.image_scores[places], self.map_peaks[places], quartiles)
+
+    def joined(self, others: "LeftOutScores") -> "LeftOutScores":
+        """These and then others; without quartiles where either has none."""
+        quartiles = None
+        if self.map_quartiles is not None and others.map_quartiles is not None:
+            quartiles = torch.cat([self.map_quartiles, others.map_quartiles])
+        scores = torch.cat([self.image_scores, others.image_scores])
+        return LeftOutScores(scores, torch.cat([self.map_peaks, others.map_peaks]), quartiles)
+
+    def replaced(self, places: Tensor, others: "LeftOutScores") -> "LeftOutScores":
+        """These with others at some places, by indices (m,)."""
+        order = torch.arange(len(self.image_scores))
+        order[places] = len(order) + torch.arange(len(places))
+        return self.joined(others).at(order)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,140 @@
+"""Whether the images of a run have changed in the order in which they come, as a record and as a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from softpatch.atomic import replacing
+from softpatch.data.folder import RUN_PICTURES
+from softpatch.scoring.drift import LEVEL, Alarm, Drift
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PICTURE, RECORD = RUN_PICTURES[1], "drift.json"
+DRIFT = (PICTURE, RECORD)
+"""The files that `predict --drift` leaves in a folder."""
+_SIZE, _DOTS = (12, 7.2), 120  # inches, and dots to each
+_USUAL = (0.05, 0.95)  # quantiles between which map quartiles usually lie
+_COLOURS = {"good": "#1f4e79", "check": "#e0a030", "anomalous": "#c44e00"}
+_CHANGED, _MORE, _BAND = "#6a3d9a", "#c44e00", "#9aa5b1"
+
+
+@dataclass(frozen=True)
+class Told:
+    """An alarm that was told, in a sentence, and the number of the first image after it; None while it stands."""
+
+    alarm: Alarm
+    sentence: str
+    ended: int | None
+
+
+@dataclass(frozen=True)
+class Course:
+    """What came of images in sequence: `last` after all, and `evidence` (N, 2) of changed images and more defects."""
+
+    last: Drift
+    evidence: tuple[tuple[float, float], ...]
+    told: tuple[Told, ...]
+
+
+def course_of(rows: Sequence[Mapping[str, Any]], drift: Drift) -> Course:
+    """Follow rows of `predictions.jsonl` in sequence, from `drift` on."""
+    evidence: list[tuple[float, float]] = []
+    told: list[Told] = []
+    for number, row in enumerate(rows):
+        before, drift = drift.alarm, drift.after(row["map_quartile"], is_good=row["verdict"] == "good")
+        evidence.append((drift.changed.evidence, drift.more.evidence))
+        if drift.alarm != before:
+            if before is not None:
+                told[-1] = Told(before, told[-1].sentence, number)
+            if drift.alarm is not None and drift.sentence is not None:
+                told.append(Told(drift.alarm, drift.sentence, None))
+    return Course(drift, tuple(evidence), tuple(told))
+
+
+def write_drift(rows: Sequence[Mapping[str, Any]], drift: Drift, folder: Path) -> None:
+    """Write the picture and the record of rows in sequence; `drift` is that of before the first."""
+    course = course_of(rows, drift)
+    changed, more = course.evidence[-1]
+    record = {
+        "images": len(rows),
+        "usual_share": round(course.last.usual_share, 4),
+        "recent_share": round(course.last.recent_share, 4),
+        "evidence": {"images changed": round(changed, 2), "more defects": round(more, 2), "alarm_from": LEVEL},
+        "alarms": [
+            {
+                "kind": each.alarm.kind,
+                "sentence": each.sentence,
+                "first": each.alarm.first,
+                "first_path": rows[each.alarm.first]["path"],
+                "told": each.alarm.told,
+                "told_path": rows[each.alarm.told]["path"],
+                "ended": each.ended,
+            }
+            for each in course.told
+        ],
+    }
+    with replacing(folder / RECORD) as temporary:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+    with replacing(folder / PICTURE) as temporary:
+        _draw(rows, drift, course, temporary)
+
+
+def drift_in_words(folder: Path) -> list[str]:
+    """What the record of a run says, a sentence for each alarm, and one where there was none."""
+    record = json.loads((folder / RECORD).read_bytes())
+    if not record["alarms"]:
+        return [f"no change is seen in the order of the {record['images']} images"]
+    return [
+        f"{each['sentence']} (it begins at {each['first_path']}"
+        + ("" if each["ended"] is None else f", and ended before image {each['ended'] + 1}")
+        + ")"
+        for each in record["alarms"]
+    ]
+
+
+def _draw(rows: Sequence[Mapping[str, Any]], drift: Drift, course: Course, path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=_SIZE, dpi=_DOTS, layout="constrained")
+    FigureCanvasAgg(figure)
+    scores, quartiles, evidence = figure.subplots(3, sharex=True, height_ratios=(3, 2, 2))
+    _draw_scores(scores, rows)
+    places = np.arange(1, len(rows) + 1)
+    quartiles.axhspan(*np.quantile(drift.usual, _USUAL), color=_BAND, alpha=0.3, linewidth=0, label="90 % of usual")
+    quartiles.plot(places, [row["map_quartile"] for row in rows], ".", color=_COLOURS["good"], markersize=4)
+    quartiles.set(ylabel="lower quartile\nof the map")
+    quartiles.margins(y=0.3)  # room for the legend
+    names = ("images changed", "more defects")
+    for name, colour, values in zip(names, (_CHANGED, _MORE), zip(*course.evidence, strict=True), strict=True):
+        evidence.plot(places, values, color=colour, linewidth=1.4, label=name)
+    evidence.axhline(LEVEL, color="black", linestyle="--", linewidth=1, label="alarm")
+    evidence.set(ylabel="evidence (log10)", xlabel="image", ylim=(0, LEVEL + 1.2), xlim=(0.5, len(rows) + 0.5))
+    for each in course.told:
+        colour = _CHANGED if each.alarm.kind == "images changed" else _MORE
+        end = len(rows) if each.ended is None else each.ended
+        for axes in (scores, quartiles, evidence):
+            axes.axvspan(each.alarm.first + 0.5, end + 0.5, color=colour, alpha=0.12, linewidth=0)
+    for axes in (scores, quartiles, evidence):
+        axes.legend(loc="upper left", fontsize=8, ncols=3)
+        axes.spines[["top", "right"]].set_visible(False)
+    alarms = ", ".join(f"{each.alarm.kind} from image {each.alarm.first + 1} on" for each in course.told)
+    scores.set_title(f"{len(rows)} images: {alarms or 'no change is seen'}", loc="left", fontsize=10)
+    figure.savefig(path, format="png")
+
+
+def _draw_scores(axes: "Axes", rows: Sequence[Mapping[str, Any]]) -> None:
+    """Image scores, a colour for each verdict, and the thresholds."""
+    for verdict, colour in _COLOURS.items():
+        shown = [(number, row["image_score"]) for number, row in enumerate(rows, 1) if row["verdict"] == verdict]
+        if shown:
+            axes.plot(*zip(*shown, strict=True), ".", color=colour, markersize=5, label=verdict)
+    for name, style in (("threshold", "-"), ("check_threshold", "--")):
+        axes.axhline(rows[0][name], color=_COLOURS["anomalous"], linestyle=style, linewidth=1)
+    axes.set(ylabel="image score", ylim=(0, None))
