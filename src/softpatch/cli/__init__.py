@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import softpatch
-from softpatch.cli import bench, change, judge, learn, model, review
+from softpatch.cli import bench, change, deploy, judge, learn, model, review
 from softpatch.cli.verb import Verb, examples, see_help
 from softpatch.errors import SoftPatchError, is_out_of_memory
 
@@ -40,6 +40,7 @@ _VERBS = (
     (change.add, ["softpatch add product.safetensors photos/november/"]),
     (change.remove, ["softpatch remove product.safetensors photos/0417.png"]),
     (change.refit, ["softpatch refit product.safetensors"]),
+    (deploy.serve, ["softpatch serve product.safetensors", "softpatch serve models/ --port 8080"]),
     (learn.demo, ["softpatch demo -o demo"]),
 )
 for command, lines in _VERBS:

@@ -1,0 +1,59 @@
+"""The application: routes of the two interfaces and of the page, behind the door that `access.py` is."""
+
+from typing import cast
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
+
+from softpatch import __version__
+from softpatch.deploy.serve import open_inference, page, people
+from softpatch.deploy.serve.access import Access, answer_of
+from softpatch.deploy.serve.metrics import CONTENT_TYPE
+from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.service import Service
+
+
+def application(service: Service) -> ASGIApp:
+    """The ASGI application of a service that is at work.
+
+    There is no `/docs`, whose scripts would come from elsewhere; `/openapi.json` describes the routes.
+    """
+    app = FastAPI(title="softpatch", version=__version__, docs_url=None, redoc_url=None)
+    app.include_router(people.routes(service))
+    app.include_router(open_inference.routes(service))
+    app.include_router(page.routes())
+
+    @app.get("/metrics", response_class=Response)
+    def metrics() -> Response:
+        """Counters and histograms for Prometheus."""
+        return Response(service.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    for kind, handler in _HANDLERS.items():
+        app.add_exception_handler(kind, handler)
+    return Access(app, service.settings, service.metrics)
+
+
+async def _on_refusal(_: Request, error: Exception) -> Response:
+    return answer_of(cast(Refusal, error))
+
+
+async def _on_http(_: Request, error: Exception) -> Response:
+    found = cast(HTTPException, error)
+    refusal = answer_of(Refusal(found.status_code, str(found.detail)))
+    refusal.headers.update(found.headers or {})
+    return refusal
+
+
+async def _on_values(_: Request, error: Exception) -> Response:
+    first = cast(RequestValidationError, error).errors()[0]
+    name = first["loc"][-1] if first["loc"] else "value"
+    return answer_of(Refusal(400, f"{name} is {str(first.get('input'))[:60]!r}: {first['msg']}"))
+
+
+_HANDLERS = {
+    Refusal: _on_refusal,
+    HTTPException: _on_http,
+    RequestValidationError: _on_values,
+}
