@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from softpatch.deploy.serve.log import log
 from softpatch.deploy.serve.metrics import Metrics
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 from softpatch.deploy.serve.settings import ServeSettings
 
 _LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -52,15 +52,15 @@ class Access:
             await send(message)
 
         try:
-            refusal = refused(Headers(scope=scope), scope["path"], scope["method"], self._settings)
-            if refusal is not None:
-                await answer_of(refusal)(scope, receive, send_noted)
+            error = refused(Headers(scope=scope), scope["path"], scope["method"], self._settings)
+            if error is not None:
+                await answer_of(error)(scope, receive, send_noted)
             else:
                 await self._app(scope, receive, send_noted)
-        except Exception as error:
-            log("error", error=repr(error), trace=traceback.format_exc())
+        except Exception as problem:
+            log("error", error=repr(problem), trace=traceback.format_exc())
             if not status:
-                await answer_of(Refusal(500, "the server failed; its log says why"))(scope, receive, send_noted)
+                await answer_of(RequestError(500, "the server failed; its log says why"))(scope, receive, send_noted)
         finally:
             self._note(scope, status, time.perf_counter() - began, noted)
 
@@ -71,30 +71,28 @@ class Access:
         log("request", method=scope["method"], route=route, status=status, ms=round(1000 * seconds, 1), **noted)
 
 
-def refused(headers: Headers, path: str, method: str, settings: ServeSettings) -> Refusal | None:
+def refused(headers: Headers, path: str, method: str, settings: ServeSettings) -> RequestError | None:
     """Why a request is not let in, by its headers; None where it is.
 
     A server for this computer alone answers to its names alone: a page from elsewhere whose own name was made to lead
     here would else read answers (DNS rebinding). Nor may such a page send anything.
     """
     if settings.is_loopback and _without_port(headers.get("host", "")) not in (*_LOCAL, settings.host):
-        return Refusal(421, f"this server answers to {', '.join(_LOCAL)} alone")
+        return RequestError(421, f"this server answers to {', '.join(_LOCAL)} alone")
     if method != "GET" and headers.get("sec-fetch-site", "none") in ("cross-site", "same-site"):
-        return Refusal(403, "pages of other sites may not send anything here")
+        return RequestError(403, "pages of other sites may not send anything here")
     if settings.token is None or path in _OPEN or (path.startswith(_OPEN_BELOW) and method == "GET"):
         return None
     kind, _, given = headers.get("authorization", "").partition(" ")
     is_known = hmac.compare_digest(given.strip().encode(), settings.token.encode())
     if kind.lower() == "bearer" and is_known:
         return None
-    return Refusal(401, "this server needs its token, in the header Authorization: Bearer TOKEN", closes=True)
+    return RequestError(401, "this server needs its token, in the header Authorization: Bearer TOKEN", closes=True)
 
 
-def answer_of(refusal: Refusal) -> JSONResponse:
-    """The answer that tells a refusal."""
-    return JSONResponse({"error": refusal.message}, refusal.status, headers=refusal.headers)
-
-
+def answer_of(error: RequestError) -> JSONResponse:
+    """The answer that tells a client of an error."""
+    return JSONResponse({"error": error.message}, error.status, headers=error.headers)
 
 
 def _without_port(host: str) -> str:

@@ -11,7 +11,7 @@ from softpatch import __version__
 from softpatch.deploy.serve import open_inference, page, people
 from softpatch.deploy.serve.access import Access, answer_of
 from softpatch.deploy.serve.metrics import CONTENT_TYPE
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 from softpatch.deploy.serve.service import Service
 
 
@@ -35,25 +35,25 @@ def application(service: Service) -> ASGIApp:
     return Access(app, service.settings, service.metrics)
 
 
-async def _on_refusal(_: Request, error: Exception) -> Response:
-    return answer_of(cast(Refusal, error))
+async def _on_request_error(_: Request, error: Exception) -> Response:
+    return answer_of(cast(RequestError, error))
 
 
 async def _on_http(_: Request, error: Exception) -> Response:
     found = cast(HTTPException, error)
-    refusal = answer_of(Refusal(found.status_code, str(found.detail)))
-    refusal.headers.update(found.headers or {})
-    return refusal
+    answer = answer_of(RequestError(found.status_code, str(found.detail)))
+    answer.headers.update(found.headers or {})
+    return answer
 
 
 async def _on_values(_: Request, error: Exception) -> Response:
     first = cast(RequestValidationError, error).errors()[0]
     name = first["loc"][-1] if first["loc"] else "value"
-    return answer_of(Refusal(400, f"{name} is {str(first.get('input'))[:60]!r}: {first['msg']}"))
+    return answer_of(RequestError(400, f"{name} is {str(first.get('input'))[:60]!r}: {first['msg']}"))
 
 
 _HANDLERS = {
-    Refusal: _on_refusal,
+    RequestError: _on_request_error,
     HTTPException: _on_http,
     RequestValidationError: _on_values,
 }

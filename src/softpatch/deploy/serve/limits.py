@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import Message, Receive
 
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 
 _BODIES_IN_MEMORY = 8  # of the largest size; smaller ones share the room
 _REFUSED_SECONDS = 2.0  # that the rest of a request is read for, so that its client reads the answer
@@ -25,12 +25,12 @@ class Limits:
     async def admitted(self, request: Request) -> AsyncIterator[Request]:
         """The request with its body bounded, counted while the block runs, which has so many seconds.
 
-        Raises `Refusal` where too many are at work, and from within where its body is too large or too slow, or where
-        the time is up.
+        Raises `RequestError` where too many are at work, and from within where its body is too large or too slow,
+        or where the time is up.
         """
         if self.in_flight >= self.max_in_flight:
             raise await self._after_rest(
-                request, Refusal(429, f"{self.in_flight} requests are at work; try again soon", retry_after=1)
+                request, RequestError(429, f"{self.in_flight} requests are at work; try again soon", retry_after=1)
             )
         self.in_flight += 1
         body = _Body(self, request.receive)
@@ -39,30 +39,35 @@ class Limits:
             async with asyncio.timeout(self.seconds):
                 yield Request(request.scope, body.receive)
         except TimeoutError as error:
+            seconds = f"within {self.seconds:g} seconds"
             if body.is_read:
-                raise Refusal(504, f"no answer within {self.seconds:g} seconds; try again later", retry_after=1) from error
-            raise Refusal(408, f"the request did not arrive within {self.seconds:g} seconds", closes=True) from error
-        except Refusal as refusal:
-            raise (refusal if body.is_read else await self._after_rest(request, refusal)) from None
+                raise RequestError(504, f"no answer {seconds}; try again later", retry_after=1) from error
+            raise RequestError(408, f"the request did not arrive {seconds}", closes=True) from error
+        except ClientDisconnect as error:
+            raise RequestError(400, "the request ended before it was whole", closes=True) from error
+        except RequestError as error:
+            raise (error if body.is_read else await self._after_rest(request, error)) from None
         finally:
             self.in_flight -= 1
             self.bytes_held -= body.held
 
-    def too_large(self) -> Refusal:
-        """The refusal of a body that is too large."""
-        return Refusal(
-            413, f"the request is larger than the {self.max_bytes // 1_000_000} MB allowed; send less at once", closes=True
+    def too_large(self) -> RequestError:
+        """The error of a body that is too large."""
+        return RequestError(
+            413,
+            f"the request is larger than the {self.max_bytes // 1_000_000} MB allowed; send less at once",
+            closes=True,
         )
 
     def _check_stated_length(self, request: Request) -> None:
         stated = request.headers.get("content-length", "0")
         if not (stated.isascii() and stated.isdecimal() and len(stated) < 20):
-            raise Refusal(400, f"the header Content-Length is {stated[:20]!r}; it must be a number", closes=True)
+            raise RequestError(400, f"the header Content-Length is {stated[:20]!r}; it must be a number", closes=True)
         if int(stated) > self.max_bytes:
             raise self.too_large()
 
-    async def _after_rest(self, request: Request, refusal: Refusal) -> Refusal:
-        """The refusal, after a little more of the request: a client that still sends would not read an answer."""
+    async def _after_rest(self, request: Request, error: RequestError) -> RequestError:
+        """The error, after a little more of the request: a client that still sends would not read an answer."""
         rest = 0
         try:
             async with asyncio.timeout(_REFUSED_SECONDS):
@@ -70,10 +75,10 @@ class Limits:
                     message = await request.receive()
                     rest += len(message.get("body", b""))
                     if message["type"] != "http.request" or not message.get("more_body", False):
-                        return refusal
+                        return error
         except TimeoutError:
             pass
-        return Refusal(refusal.status, refusal.message, retry_after=refusal.retry_after, closes=True)
+        return RequestError(error.status, error.message, retry_after=error.retry_after, closes=True)
 
 
 class _Body:
@@ -94,5 +99,5 @@ class _Body:
             self.is_read = False
             raise self._limits.too_large()
         if self._limits.bytes_held > _BODIES_IN_MEMORY * self._limits.max_bytes:
-            raise Refusal(429, "requests at work hold as much as there is room for; try again soon", retry_after=1)
+            raise RequestError(429, "requests at work hold as much as there is room for; try again soon", retry_after=1)
         return message

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from softpatch.deploy.serve.catalogue import Catalogue, ModelFile, Stamp, find_models
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 from softpatch.detector import Detector
 
 Outcome = Literal["loaded", "failed"]
@@ -63,21 +63,22 @@ class Models:
     def find(self, name: str | None, version: str | None = None) -> ModelFile:
         """The file of a model, of the highest version where none is named; the only model where none is named.
 
-        Raises `Refusal` where there is none such, in words that list what there is.
+        Raises `RequestError` where there is none such, in words that list what there is.
         """
         catalogue = self.catalogue()
         names = ", ".join(catalogue) or "none"
         if name is None:
             if len(catalogue) != 1:
-                raise Refusal(400, f"{len(catalogue)} models are served; ask for one of them: {names}")
+                raise RequestError(400, f"{len(catalogue)} models are served; ask for one of them: {names}")
             name = next(iter(catalogue))
         versions = catalogue.get(name)
         if versions is None:
-            raise Refusal(404, f"there is no model {name[:100]!r}; there is {names}")
+            raise RequestError(404, f"there is no model {name[:100]!r}; there is {names}")
         if not version:
             return versions[max(versions)]
         if not (version.isascii() and version.isdecimal() and len(version) < 10 and int(version) in versions):
-            raise Refusal(404, f"model {name!r} has no version {version[:20]!r}; it has {', '.join(map(str, versions))}")
+            has = ", ".join(map(str, versions))
+            raise RequestError(404, f"model {name!r} has no version {version[:20]!r}; it has {has}")
         return versions[int(version)]
 
     def is_usable(self, file: ModelFile) -> bool:
@@ -91,7 +92,7 @@ class Models:
     def detector(self, file: ModelFile) -> Detector:
         """The detector in a file as it is now; the one before where the new file cannot be loaded.
 
-        Raises `Refusal` where there is neither.
+        Raises `RequestError` where there is neither.
         """
         current, failed = self._loaded.get(file.key), self._failed.get(file.key)
         is_new = current is None or current.stamp != file.stamp
@@ -99,7 +100,7 @@ class Models:
         if is_new and not is_given_up:
             current = self._load_anew(file) or current
         if current is None:
-            raise Refusal(
+            raise RequestError(
                 503, f"model {file.name!r} cannot be loaded; the server's log says why", retry_after=int(_TRY_AGAIN)
             )
         self._loaded[file.key] = current

@@ -12,7 +12,7 @@ from softpatch import __version__
 from softpatch.data.frames import frame_refs
 from softpatch.data.images import ImageRef
 from softpatch.deploy.serve.catalogue import ModelFile
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 from softpatch.deploy.serve.service import Service
 from softpatch.deploy.serve.tensors import INPUT, OUTPUTS, InferRequest, read_request, write_answer
 from softpatch.errors import SoftPatchError
@@ -111,7 +111,7 @@ async def _infer(service: Service, request: Request, file: ModelFile) -> Respons
     try:
         asked = await asyncio.to_thread(read_request, body, request.headers.get(_LENGTH))
     except SoftPatchError as error:
-        raise Refusal(400, str(error)) from error
+        raise RequestError(400, str(error)) from error
     del body
     refs = await asyncio.to_thread(_refs, asked, service)
     try:
@@ -121,7 +121,7 @@ async def _infer(service: Service, request: Request, file: ModelFile) -> Respons
     predictions = [each.answer for each in judged if isinstance(each.answer, Prediction)]
     for each in judged:
         if isinstance(each.answer, str):
-            raise Refusal(400, f"{each.ref.name}: {each.answer}")
+            raise RequestError(400, f"{each.ref.name}: {each.answer}")
     content, length = await asyncio.to_thread(write_answer, asked, file.name, file.version, predictions)
     if length is None:
         return Response(content, media_type="application/json")
@@ -135,18 +135,18 @@ def _refs(asked: InferRequest, service: Service) -> list[ImageRef]:
 
 
 def unpacked(body: bytes, encoding: str, service: Service) -> bytes:
-    """A body that was packed with gzip or deflate, which unpacked is bounded too. Raises `Refusal` where it is not."""
+    """A body that was packed with gzip or deflate. Raises `RequestError` where it is too large or not whole."""
     if encoding not in ("gzip", "deflate"):
-        raise Refusal(415, f"the body is packed with {encoding[:20]!r}; gzip and deflate are read")
+        raise RequestError(415, f"the body is packed with {encoding[:20]!r}; gzip and deflate are read")
     stream = zlib.decompressobj(wbits=47)  # either
     try:
         content = stream.decompress(body, service.limits.max_bytes)
     except zlib.error as error:
-        raise Refusal(400, f"the body is not whole {encoding}: {error}") from error
+        raise RequestError(400, f"the body is not whole {encoding}: {error}") from error
     if stream.unconsumed_tail:
         raise service.limits.too_large()
     if not stream.eof:
-        raise Refusal(400, f"the body is not whole {encoding}: it ends early")
+        raise RequestError(400, f"the body is not whole {encoding}: it ends early")
     return content
 
 

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from fastapi import APIRouter, Response
 
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
@@ -33,7 +33,7 @@ def routes() -> APIRouter:
     async def part(name: str) -> Response:
         """A style or a script of it."""
         if name not in _PARTS:
-            raise Refusal(404, f"the page has no part {name[:60]!r}")
+            raise RequestError(404, f"the page has no part {name[:60]!r}")
         return _served(*_PARTS[name])
 
     return router

@@ -17,7 +17,7 @@ from starlette.datastructures import UploadFile
 from softpatch.data.images import ImageRef
 from softpatch.deploy.serve.batching import Judged
 from softpatch.deploy.serve.catalogue import ModelFile
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 from softpatch.deploy.serve.service import Service, given_threshold
 from softpatch.deploy.serve.uploads import MOST_IMAGES
 from softpatch.errors import InputError
@@ -26,7 +26,7 @@ from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.small_pictures import small_heat
 
 JSON, TIFF, PNG = "application/json", "image/tiff", "image/png"
-KINDS = (JSON, TIFF, PNG)
+KINDS = (JSON, PNG, TIFF)
 """What may be asked for by `Accept`, the first where nothing is."""
 PICTURES = ("overlay", "map")
 THRESHOLD_VALUE = 10_000
@@ -61,12 +61,12 @@ def routes(service: Service) -> APIRouter:
         """
         kind = accepted(request.headers.get("accept", "*/*"))
         if picture not in PICTURES:
-            raise Refusal(400, f"the picture is {picture[:20]!r}; it must be {' or '.join(PICTURES)}")
+            raise RequestError(400, f"the picture is {picture[:20]!r}; it must be {' or '.join(PICTURES)}")
         value = given_threshold(threshold)
         async with service.limits.admitted(request) as bounded, _images(service, bounded) as refs:
             file = await service.find(name or model, version)
             if kind != JSON and len(refs) != 1:
-                raise Refusal(406, f"{kind} shows one image; {len(refs)} were sent")
+                raise RequestError(406, f"{kind} shows one image; {len(refs)} were sent")
             judged = await service.judged(request, file, refs, value)
             if kind == JSON:
                 return await asyncio.to_thread(_rows, file, judged, details)
@@ -89,7 +89,7 @@ _PREDICT = {
 
 
 def accepted(header: str) -> str:
-    """Which of `KINDS` an Accept header prefers. Raises `Refusal` where it takes none of them.
+    """Which of `KINDS` an Accept header prefers. Raises `RequestError` where it takes none of them.
 
     >>> accepted("image/png;q=0.5, image/tiff")
     'image/tiff'
@@ -103,11 +103,11 @@ def accepted(header: str) -> str:
         except ValueError:
             weight = 0.0
         main, _, sub = wanted.partition("/")
-        match = next((kind for kind in KINDS if wanted in ("*/*", kind) or (sub == "*" and kind.startswith(main))), None)
-        if match and weight > best:
-            best, chosen = weight, match
+        matching = [kind for kind in KINDS if wanted in ("*/*", kind) or (sub == "*" and kind.startswith(f"{main}/"))]
+        if matching and weight > best:
+            best, chosen = weight, matching[0]
     if chosen is None:
-        raise Refusal(406, f"Accept is {header[:60]!r}; answers are {', '.join(KINDS)}")
+        raise RequestError(406, f"Accept is {header[:60]!r}; answers are {', '.join(KINDS)}")
     return chosen
 
 
@@ -126,7 +126,7 @@ async def _images(service: Service, request: Request) -> AsyncIterator[list[Imag
             if body:
                 refs.append(await _keep(service, io.BytesIO(body), "image"))
         if not refs:
-            raise Refusal(400, "the request has no image; send an image file as its body, or files in a form")
+            raise RequestError(400, "the request has no image; send an image file as its body, or files in a form")
         yield refs
     finally:
         await asyncio.to_thread(service.uploads.forget, refs)
@@ -136,7 +136,7 @@ async def _keep(service: Service, content: Any, name: str) -> ImageRef:
     try:
         return await asyncio.to_thread(service.uploads.keep, content, name)
     except InputError as error:
-        raise Refusal(503, str(error), retry_after=5) from error
+        raise RequestError(503, str(error), retry_after=5) from error
 
 
 def _rows(file: ModelFile, judged: list[Judged], details: bool) -> JSONResponse:
@@ -149,7 +149,7 @@ def _rows(file: ModelFile, judged: list[Judged], details: bool) -> JSONResponse:
             rows.append(each.answer.as_dict() | (_details(each.answer) if details else {}))
     if all("error" in row for row in rows):
         names = "" if len(rows) == 1 else f", and so are the other {len(rows) - 1}"
-        raise Refusal(400, f"{rows[0]['path']} cannot be judged: {rows[0]['error']}{names}")
+        raise RequestError(400, f"{rows[0]['path']} cannot be judged: {rows[0]['error']}{names}")
     return JSONResponse({"model": file.name, "version": str(file.version), "images": rows})
 
 
@@ -171,7 +171,7 @@ def _picture(service: Service, judged: Judged, kind: str, picture: str) -> Respo
     """The map as a float TIFF or a PNG, or the overlay, of one image."""
     prediction = judged.answer
     if isinstance(prediction, str):
-        raise Refusal(400, f"{judged.ref.name} cannot be judged: {prediction}")
+        raise RequestError(400, f"{judged.ref.name} cannot be judged: {prediction}")
     headers = {"X-Image-Score": f"{prediction.image_score:.6f}", "X-Verdict": prediction.verdict}
     if kind == TIFF:
         content = _written(service, ".tiff", lambda path: save_map(prediction, path))

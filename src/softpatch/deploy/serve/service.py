@@ -16,7 +16,7 @@ from softpatch.deploy.serve.limits import Limits
 from softpatch.deploy.serve.log import log
 from softpatch.deploy.serve.metrics import Metrics, make_metrics
 from softpatch.deploy.serve.models import Models, Outcome
-from softpatch.deploy.serve.refusals import Refusal
+from softpatch.deploy.serve.request_errors import RequestError
 from softpatch.deploy.serve.settings import ServeSettings
 from softpatch.deploy.serve.uploads import Uploads, uploads
 from softpatch.detector import Detector
@@ -50,7 +50,7 @@ class Service:
             answers = await asyncio.wrap_future(self.batcher.submit(file, refs))
         except Exception as error:
             if is_out_of_memory(error):
-                raise Refusal(503, "the server is short of memory; try again later", retry_after=5) from error
+                raise RequestError(503, "the server is short of memory; try again later", retry_after=5) from error
             raise
         judged = [answer.at(threshold) for answer in answers]
         predictions = [each.answer for each in judged if isinstance(each.answer, Prediction)]
@@ -77,9 +77,7 @@ class _OfModel:
         if threshold is None or not isinstance(self.judged.answer, Prediction):
             return self.judged
         other = self.detector.with_threshold(threshold)
-        thresholds = {
-            name: getattr(other, name) for name in ("threshold", "check_threshold", "map_threshold")
-        }
+        thresholds = {name: getattr(other, name) for name in ("threshold", "check_threshold", "map_threshold")}
         return replace(self.judged, answer=replace(self.judged.answer, **thresholds))
 
 
@@ -128,12 +126,12 @@ def _loader(settings: ServeSettings) -> Callable[[Path], Detector]:
 
 
 def given_threshold(text: str | None) -> float | None:
-    """The threshold in a query. Raises `Refusal` for what is no number of 0 or more."""
+    """The threshold in a query. Raises `RequestError` for what is no number of 0 or more."""
     if text is None:
         return None
     try:
         value = float(text)
         check_threshold(value)
     except ValueError as error:
-        raise Refusal(400, f"the threshold is {text[:20]!r}; it must be a number of 0 or more") from error
+        raise RequestError(400, f"the threshold is {text[:20]!r}; it must be a number of 0 or more") from error
     return value

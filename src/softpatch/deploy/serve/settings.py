@@ -12,6 +12,7 @@ from softpatch.errors import InputError
 
 TOKEN_VARIABLE = "SOFTPATCH_TOKEN"
 """The environment variable that may hold the token, in place of a file."""
+_RANGES = (("batch_wait", "milliseconds", 0), ("timeout", "seconds", 0.1), ("drain", "seconds", 0))
 _SHORTEST_TOKEN = 16
 _LONGEST_TOKEN = 1000
 
@@ -51,7 +52,7 @@ class ServeSettings:
         for name in ("loaded", "max_request_mb", "max_in_flight"):
             if getattr(self, name) < 1:
                 raise InputError(f"`{name}` is {getattr(self, name)}; it must be 1 or more")
-        for name, unit, least in (("batch_wait", "milliseconds", 0), ("timeout", "seconds", 0.1), ("drain", "seconds", 0)):
+        for name, unit, least in _RANGES:
             value = getattr(self, name)
             if not (isfinite(value) and least <= value <= 3600):
                 raise InputError(f"`{name}` is {value}; it must be a number of {unit} from {least:g} to 3600")

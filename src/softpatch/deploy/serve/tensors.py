@@ -59,7 +59,7 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length > MOST_JSON:
         raise InputError(
-            f"the request has {length / 1e6:.0f} MB of JSON, more than {MOST_JSON / 1e6:.0f}; send tensors as binary data"
+            f"the request has {length / 1e6:.0f} MB of JSON, of {MOST_JSON / 1e6:.0f} allowed; send tensors as binary data"
         )
     try:
         content = json.loads(body[:length])
@@ -93,7 +93,7 @@ def write_answer(
     outputs, binary = [], []
     for output in request.outputs:
         tensor = _tensor(output.name, predictions)
-        described = {**OUTPUTS[output.name], "shape": list(tensor.shape)}
+        described: dict[str, Any] = {**OUTPUTS[output.name], "shape": list(tensor.shape)}
         if output.is_binary:
             described["parameters"] = {"binary_data_size": tensor.nbytes}
             binary.append(tensor.tobytes())
@@ -126,7 +126,7 @@ def _tensor(name: str, predictions: Sequence[Prediction]) -> NDArray[Any]:
 def _length(text: str, most: int) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and int(text) <= most):
         raise InputError(
-            f"the header Inference-Header-Content-Length is {text[:20]!r}; it must be the bytes of JSON in the body's {most}"
+            f"Inference-Header-Content-Length is {text[:20]!r}; it must be the bytes of JSON among the body's {most}"
         )
     return int(text)
 
@@ -142,12 +142,12 @@ def _parameters(record: dict[str, Any]) -> dict[str, Any]:
 
 def _images(given: Any, binary: bytes) -> NDArray[np.uint8] | list[bytes]:
     if not isinstance(given, dict) or given.get("name") != "image":
-        raise InputError(f"the input is {_shown(given.get('name') if isinstance(given, dict) else given)}; it must be `image`")
+        raise InputError(
+            f"the input is {_shown(given.get('name') if isinstance(given, dict) else given)}; it must be `image`"
+        )
     shape, datatype = given.get("shape"), given.get("datatype")
     if not (
-        isinstance(shape, list)
-        and 0 < len(shape) < 5
-        and all(type(side) is int and 0 < side < 2**31 for side in shape)
+        isinstance(shape, list) and 0 < len(shape) < 5 and all(type(side) is int and 0 < side < 2**31 for side in shape)
     ):
         raise InputError(f"the shape of `image` is {_shown(shape)}; it must be a list of whole numbers above 0")
     size = _parameters(given).get("binary_data_size")
@@ -166,7 +166,9 @@ def _images(given: Any, binary: bytes) -> NDArray[np.uint8] | list[bytes]:
 def _pixels(shape: list[int], data: Any) -> NDArray[np.uint8]:
     """(N, H, W, 3), of bytes or of a list of numbers, nested or not."""
     if len(shape) not in (3, 4) or shape[-1] != 3:
-        raise InputError(f"the shape of `image` is {shape}; it must be (height, width, 3), or (images, height, width, 3)")
+        raise InputError(
+            f"the shape of `image` is {shape}; it must be (height, width, 3), or (images, height, width, 3)"
+        )
     images, height, width = (1, *shape[:2]) if len(shape) == 3 else shape[:3]
     _check_count(images)
     check_image_size(width, height)
@@ -190,7 +192,7 @@ def _encoded_files(shape: list[int], data: Any) -> list[bytes]:
     """Files, each after its length in 4 bytes, or in JSON as Base64."""
     count = math.prod(shape)
     _check_count(count)
-    files = []
+    files: list[bytes] = []
     if isinstance(data, bytes):
         place = 0
         while place + 4 <= len(data) and len(files) < count:

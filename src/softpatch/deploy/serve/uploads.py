@@ -1,4 +1,4 @@
-"""Image files that clients send, kept on disk while they are judged, so that they meet the reader of all image files."""
+"""Image files that clients send, on disk while they are judged: so they meet the reader of all image files."""
 
 import itertools
 import shutil

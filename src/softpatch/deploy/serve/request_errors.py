@@ -1,7 +1,7 @@
 """What a client is told that is not answered: a status and one sentence."""
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """Ends a request with a `status` and a sentence; `retry_after` seconds are when to try again, if that may help.
 
     With `closes` the connection ends too: what is still to come of the request is not read.
