@@ -5,7 +5,7 @@ const AT_ONCE = 3, TRIES = 5;
 const byId = (id) => document.getElementById(id);
 const results = []; // { name, url, model, row or error, card }
 const queue = [];
-let working = 0, factor = 1, token = '', unpaid = null;
+let working = 0, factor = 1, token = '', tokenAsked = null;
 
 /* An element with attributes, of which those that are null are left out, and with children, texts among them. */
 function make(tag, attributes = {}, ...children) {
@@ -36,7 +36,7 @@ async function ask(path, options = {}) {
 }
 
 function askForToken() {
-  unpaid ??= new Promise((resolve) => {
+  tokenAsked ??= new Promise((resolve) => {
     if (token) say('That is not the token of this server.');
     const form = byId('token-form');
     form.hidden = false;
@@ -47,11 +47,11 @@ function askForToken() {
       byId('token').value = '';
       form.hidden = true;
       say('');
-      unpaid = null;
+      tokenAsked = null;
       resolve();
     };
   });
-  return unpaid;
+  return tokenAsked;
 }
 
 async function listModels() {
@@ -87,9 +87,10 @@ async function work() {
   while (queue.length) {
     const result = queue.shift();
     await judge(result);
-    if (!results.includes(result)) continue; // cleared meanwhile
+    if (result.isCleared) continue;
     draw(result);
-    refresh();
+    refreshCard(result);
+    refreshCounts();
   }
   working -= 1;
 }
@@ -163,32 +164,37 @@ function drawBoxes(result, verdict) {
     makeDrawing(tag, { ...attributes, class: 'rim' }), makeDrawing(tag, attributes)]));
 }
 
-/* Everything that depends on the threshold, or on what has come. */
-function refresh() {
+/* What of a card depends on the threshold, or has come. */
+function refreshCard(result) {
+  const verdict = verdictOf(result), shown = byId('show').value;
+  result.card.hidden = shown !== 'all' && shown !== verdict;
+  result.card.dataset.verdict = verdict;
+  const said = [make('span', { class: `verdict ${verdict}` }, WORDS[verdict])];
+  if (result.row) {
+    drawBoxes(result, verdict);
+    const times = result.row.image_score / (factor * result.row.threshold);
+    said.push(` score ${result.row.image_score.toPrecision(4)}, ${times.toFixed(2)} times the threshold`);
+    if (result.row.is_unlike_training) said.push('; unlike anything learned');
+  } else if (result.error) said.push(` ${result.error}`);
+  result.card.querySelector('.said').replaceChildren(...said);
+}
+
+function refreshCounts() {
   const counts = { anomalous: 0, check: 0, good: 0, error: 0, waiting: 0 };
-  const shown = byId('show').value;
-  for (const result of results) {
-    const verdict = verdictOf(result);
-    counts[verdict] += 1;
-    result.card.hidden = shown !== 'all' && shown !== verdict;
-    result.card.dataset.verdict = verdict;
-    const said = [make('span', { class: `verdict ${verdict}` }, WORDS[verdict])];
-    if (result.row) {
-      drawBoxes(result, verdict);
-      const times = result.row.image_score / (factor * result.row.threshold);
-      said.push(` score ${result.row.image_score.toPrecision(4)}, ${times.toFixed(2)} times the threshold`);
-      if (result.row.is_unlike_training) said.push('; unlike anything learned');
-    } else if (result.error) said.push(` ${result.error}`);
-    result.card.querySelector('.said').replaceChildren(...said);
-  }
+  for (const result of results) counts[verdictOf(result)] += 1;
   for (const [name, count] of Object.entries(counts)) document.querySelector(`[data-count=${name}]`).textContent = count;
+}
+
+function refresh() {
+  for (const result of results) refreshCard(result);
+  refreshCounts();
 }
 
 function moveThreshold(value) {
   if (!(value > 0)) return;
   factor = value;
-  byId('exact').value = byId('factor').value = value;
-  byId('exact').value = value; // which the slider may not reach
+  byId('factor').value = value; // as near as the slider goes
+  byId('exact').value = value;
   refresh();
 }
 
@@ -222,7 +228,10 @@ function download(name, text, type) {
 
 function clearAll() {
   queue.length = 0;
-  for (const { url } of results) URL.revokeObjectURL(url);
+  for (const result of results) {
+    result.isCleared = true;
+    URL.revokeObjectURL(result.url);
+  }
   results.length = 0;
   byId('cases').replaceChildren();
   byId('results').hidden = true;

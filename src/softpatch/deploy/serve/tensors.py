@@ -59,7 +59,7 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     length = len(body) if json_length is None else _length(json_length, len(body))
     if length > MOST_JSON:
         raise InputError(
-            f"the request has {length / 1e6:.0f} MB of JSON, of {MOST_JSON / 1e6:.0f} allowed; send tensors as binary data"
+            f"the request has {length / 1e6:.0f} MB of JSON, more than {MOST_JSON / 1e6:.0f}; send tensors as binary"
         )
     try:
         content = json.loads(body[:length])
