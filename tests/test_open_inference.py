@@ -3,7 +3,6 @@
 import io
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -115,7 +114,7 @@ def png(pixels: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def test_image_files(client: Any, served: Served, fitted: SoftPatch, tmp_path: Path) -> None:
+def test_image_files(client: Any, served: Served, fitted: SoftPatch) -> None:
     import base64
 
     files = np.array([png(each) for each in PLATES], dtype=object)

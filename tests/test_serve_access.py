@@ -104,7 +104,7 @@ def test_a_host_for_others_needs_a_token() -> None:
         assert not ServeSettings((), host=host, token=TOKEN).is_loopback
     for host in ("127.0.0.1", "::1", "localhost", "127.0.0.5"):
         assert ServeSettings((), host=host).is_loopback
-    with pytest.raises(InputError, match="`host` is 'example.com'; it must be localhost or an address"):
+    with pytest.raises(InputError, match=r"`host` is 'example\.com'; it must be localhost or an address"):
         ServeSettings((), host="example.com")
 
 

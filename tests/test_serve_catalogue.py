@@ -69,7 +69,7 @@ class Shelf:
             raise ModelFileError(f"{path} is cut short")
         return path.read_text()
 
-    def tell(self, file: ModelFile, outcome: str, reason: str) -> None:
+    def tell(self, file: ModelFile, outcome: str, _: str) -> None:
         self.told.append((file.name, file.version, outcome))
 
     def ask(self, name: str | None = None, version: str | None = None) -> str:

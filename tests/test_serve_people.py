@@ -68,7 +68,8 @@ def test_images_of_a_form_and_one_that_is_none(served: Served, said: dict[str, o
     assert third["verdict"] == "good"
 
 
-def test_the_threshold_of_a_request(served: Served, fitted: SoftPatch, said: dict[str, object], tmp_path: Path) -> None:
+def test_the_threshold_of_a_request(served: Served, fitted: SoftPatch, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(BAD)
     (row,) = served.post("/v1/models/flange/predict?threshold=1e3", BAD).json["images"]
     assert row == fitted.predict(tmp_path / "bad.png", threshold=1000).as_dict() | {"path": "image"}
     assert row["verdict"] == "good"

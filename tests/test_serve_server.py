@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 
@@ -43,8 +43,11 @@ def process(*arguments: object) -> Iterator[tuple[subprocess.Popen[str], str]]:
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_a_signal_ends_it_after_what_is_at_work(model: Path) -> None:
-    with process(model, "--drain", "0.5") as (running, place):
-        asking, looking = HTTPConnection(place, timeout=60), HTTPConnection(place, timeout=60)
+    with (
+        process(model, "--drain", "0.5") as (running, place),
+        closing(HTTPConnection(place, timeout=60)) as asking,
+        closing(HTTPConnection(place, timeout=60)) as looking,
+    ):
         looking.request("GET", "/v2/health/ready")
         assert looking.getresponse().read() == b'{"ready":true}'
         asking.putrequest("POST", "/v1/predict")
@@ -120,6 +123,7 @@ def test_what_is_wrong_is_told_in_one_line(model: Path, arguments: list[str], wo
 def test_without_the_extra_it_says_what_to_install(model: Path, capsys, monkeypatch) -> None:
     for name in [name for name in sys.modules if name.startswith("softpatch.deploy.serve.")]:
         monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("softpatch.deploy.serve.server")
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(SystemExit):
         cli.main(["serve", str(model)])

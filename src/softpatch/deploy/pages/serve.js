@@ -255,8 +255,10 @@ async function filesOf(entry, path = '') {
 async function dropped(event) {
   event.preventDefault();
   byId('drop').classList.remove('over');
-  const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry()).filter(Boolean);
-  const files = (await Promise.all(entries.map((entry) => filesOf(entry)))).flat();
+  const items = [...event.dataTransfer.items].filter(({ kind }) => kind === 'file');
+  const found = items.map((item) => item.webkitGetAsEntry() ?? item.getAsFile()); // at once: items do not last
+  const files = (await Promise.all(found.map((each) =>
+    (each instanceof File ? [{ file: each, name: each.name }] : filesOf(each))))).flat();
   judgeAll(files.filter(({ name }) => !/(^|\/)\./.test(name)));
 }
 

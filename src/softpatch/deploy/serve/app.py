@@ -52,8 +52,13 @@ async def _on_values(_: Request, error: Exception) -> Response:
     return answer_of(RequestError(400, f"{name} is {str(first.get('input'))[:60]!r}: {first['msg']}"))
 
 
+async def _on_failure(_: Request, error: Exception) -> Response:  # noqa: ARG001  it goes on to `Access`, which logs it
+    return answer_of(RequestError(500, "the server failed; its log says why"))
+
+
 _HANDLERS = {
     RequestError: _on_request_error,
     HTTPException: _on_http,
     RequestValidationError: _on_values,
+    Exception: _on_failure,
 }
