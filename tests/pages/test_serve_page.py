@@ -164,7 +164,7 @@ def test_the_table_and_the_report_are_files(served: Served, folder: Path, open_s
 
 
 def test_a_folder_can_be_dropped(served: Served, folder: Path, open_served: Open) -> None:
-    page = open_served(served)
+    page = open_served(served, expected="400 (Bad Request)")
     content = json.dumps(list((folder / "bad.png").read_bytes()))
     page.evaluate(f"""() => {{
         const transfer = new DataTransfer();
