@@ -75,9 +75,9 @@ def measure(dataset: Path, turns: int) -> dict[str, Any]:
     """Fit, export everything, and let all of it judge in turns."""
     from softpatch import SoftPatch
     from softpatch.data.layouts import open_dataset
-    from softpatch.deploy.agreement import images_to_check
-    from softpatch.deploy.export import export_detector
-    from softpatch.deploy.graph_file import FILES
+    from softpatch.deploy.export.agreement import images_to_check
+    from softpatch.deploy.export.export import export_detector
+    from softpatch.deploy.export.graph_file import FILES
 
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ from PIL import Image
 from conftest import plate, tiny_softpatch
 from softpatch import SoftPatch
 from softpatch.data.roi import packed_roi
-from softpatch.deploy.graph import BankSearch, ExportedDetector, resizing
+from softpatch.deploy.export.graph import BankSearch, ExportedDetector, resizing
 from softpatch.errors import InputError
 from softpatch.memory.bank import MemoryBank
 

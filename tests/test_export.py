@@ -12,9 +12,9 @@ from PIL import Image
 
 from conftest import plate
 from softpatch import ExportError, SoftPatch
-from softpatch.deploy import agreement
-from softpatch.deploy.agreement import Agreement, check_agreement
-from softpatch.deploy.graph_file import FILES, OUTPUTS, load_graph, needed
+from softpatch.deploy.export import agreement
+from softpatch.deploy.export.agreement import Agreement, check_agreement
+from softpatch.deploy.export.graph_file import FILES, OUTPUTS, load_graph, needed
 from softpatch.errors import InputError
 from test_cli import run
 
@@ -100,7 +100,7 @@ def test_a_graph_that_does_not_agree_is_not_written(
             name: value * (1.1 if name == "pred_score" else 1) for name, value in graph(image).items()
         }
 
-    monkeypatch.setattr("softpatch.deploy.export.load_graph", wrong)
+    monkeypatch.setattr("softpatch.deploy.export.export.load_graph", wrong)
     (tmp_path / "model.onnx").write_bytes(b"an older graph")
     code, _, told = run(capsys, "export", model, "-o", tmp_path, "--device", "cpu")
     assert code == 2

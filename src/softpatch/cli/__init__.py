@@ -44,6 +44,7 @@ _VERBS = (
         deploy.export,
         ["softpatch export product.safetensors --format openvino --check dataset/bottle -o exported"],
     ),
+    (deploy.serve, ["softpatch serve product.safetensors", "softpatch serve models/ --port 8080"]),
     (learn.demo, ["softpatch demo -o demo"]),
 )
 for command, lines in _VERBS:

@@ -1,1 +1,1 @@
-"""From a model file to the line: exported graphs."""
+"""What puts a model to work: exported graphs, and a server."""

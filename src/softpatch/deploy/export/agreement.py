@@ -13,7 +13,7 @@ from softpatch.config import Settings
 from softpatch.data.images import ImageRef, as_asked, file_ref, some_of
 from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import open_dataset
-from softpatch.deploy.graph_file import Run
+from softpatch.deploy.export.graph_file import Run
 from softpatch.detector import Detector
 from softpatch.errors import ExportError, InputError
 from softpatch.progress import Progress, silent

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from softpatch.deploy.graph import OUTPUTS, ExportedDetector
+from softpatch.deploy.export.graph import OUTPUTS, ExportedDetector
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 

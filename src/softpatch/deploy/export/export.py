@@ -18,9 +18,9 @@ import softpatch
 from softpatch.atomic import move_together, temporary_prefix
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, as_asked, readable, some_of
-from softpatch.deploy.agreement import Agreement, as_input, check_agreement, compare, training_images
-from softpatch.deploy.graph import check_can_export
-from softpatch.deploy.graph_file import FILES, OPSET, load_graph, needed, write_graph
+from softpatch.deploy.export.agreement import Agreement, as_input, check_agreement, compare, training_images
+from softpatch.deploy.export.graph import check_can_export
+from softpatch.deploy.export.graph_file import FILES, OPSET, load_graph, needed, write_graph
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
