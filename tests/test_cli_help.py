@@ -204,7 +204,7 @@ def test_what_is_wrong_is_told_before_anything_slow_is_imported(arguments: list[
         (
             "softpatch ",
             1,
-            {*"fit audit predict evaluate report info threshold add remove refit export demo bench".split()},  # noqa: SIM905
+            {*"fit audit predict evaluate report info threshold add remove refit export serve demo bench".split()},  # noqa: SIM905
         ),
         ("softpatch fit --pre", 2, {"--preset"}),
         ("softpatch fit --preset soft", 3, {"softpatch", "softpatch+"}),

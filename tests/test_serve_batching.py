@@ -1,17 +1,21 @@
 """Jobs become batches of one model, in order; answers go where they belong; failures stay where they arise."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import Tensor
 
 from conftest import plate
+from softpatch.config import Runtime
 from softpatch.data.frames import frame_refs
 from softpatch.data.images import ImageRef, file_ref
-from softpatch.deploy.serve.batching import Batcher, judge
+from softpatch.data.pixels import ValueRange
+from softpatch.deploy.serve.batching import AbandonedError, Batcher, judge
 from softpatch.deploy.serve.catalogue import ModelFile
 from softpatch.estimator import SoftPatch
 from softpatch.results import Prediction
@@ -32,13 +36,15 @@ class Held:
         self.go, self.begun = threading.Event(), threading.Event()
         self.batches: list[tuple[str, list[str]]] = []
 
-    def __call__(self, file: ModelFile, refs: Sequence[ImageRef]) -> list[str]:
+    def __call__(self, file: ModelFile, refs: Sequence[ImageRef], is_wanted: Callable[[], bool]) -> list[str]:
         names = [ref.name for ref in refs]
         self.batches.append((file.name, names))
         self.begun.set()
         assert self.go.wait(10)
         if "bad" in names:
             raise ValueError("bad")
+        if not is_wanted():
+            raise AbandonedError
         return [f"{file.name}:{name}" for name in names]
 
 
@@ -61,7 +67,7 @@ def test_what_waits_for_one_model_goes_together_and_other_models_keep_their_turn
                 (("a", "12"), ("b", "3"), ("a", "4"), ("a", "56"), ("b", "78"), ("a", "9abcdef"))]  # fmt: skip
         assert made.waiting() == 15
         work.go.set()
-        answers = [future.result(10) for future in [first, *rest]]
+        answers = [job.future.result(10) for job in [first, *rest]]
     assert answers[1:4] == [["a:1", "a:2"], ["b:3"], ["a:4"]]
     assert work.batches == [
         ("a", ["0"]), ("a", ["1", "2", "4"]), ("b", ["3", "7", "8"]), ("a", ["5", "6"]), ("a", [*"9abcdef"])
@@ -75,19 +81,32 @@ def test_a_failure_is_that_of_the_job_which_has_it() -> None:
         assert work.begun.wait(10)
         jobs = [made.submit(model("a"), images(name)) for name in ("good", "bad", "better")]
         work.go.set()
-        assert jobs[0].result(10) == ["a:good"]
-        assert jobs[2].result(10) == ["a:better"]
+        assert jobs[0].future.result(10) == ["a:good"]
+        assert jobs[2].future.result(10) == ["a:better"]
         with pytest.raises(ValueError, match="bad"):
-            jobs[1].result(10)
+            jobs[1].future.result(10)
 
 
-def test_a_job_that_is_cancelled_while_it_waits_is_not_done() -> None:
+def test_a_job_that_is_abandoned_is_not_done_or_stopped() -> None:
     work = Held()
     with batcher(work) as made:
-        made.submit(model("a"), images("0"))
+        first = made.submit(model("a"), images("0"))
         assert work.begun.wait(10)
-        assert made.submit(model("a"), images("1")).cancel()
+        made.submit(model("a"), images("1")).abandon()
+        first.abandon()
     assert work.batches == [("a", ["0"])]
+    assert isinstance(first.future.exception(0), AbandonedError)
+
+
+def test_a_batch_goes_on_while_anybody_wants_it() -> None:
+    work = Held()
+    with batcher(work, wait=60, size=2) as made:
+        one, other = (made.submit(model("a"), images(name)) for name in "12")
+        assert work.begun.wait(10)
+        one.abandon()
+        work.go.set()
+        assert other.future.result(10) == ["a:2"]
+    assert work.batches == [("a", ["1", "2"])]
 
 
 def test_a_batch_waits_for_others_only_while_it_is_not_full() -> None:
@@ -95,7 +114,7 @@ def test_a_batch_waits_for_others_only_while_it_is_not_full() -> None:
     work.go.set()
     with batcher(work, size=2, wait=60) as made:
         pair = [made.submit(model("a"), images(name)) for name in "01"]
-        assert [future.result(10) for future in pair] == [["a:0"], ["a:1"]]
+        assert [job.future.result(10) for job in pair] == [["a:0"], ["a:1"]]
     assert work.batches == [("a", ["0", "1"])]
 
 
@@ -103,8 +122,8 @@ def test_what_waits_is_finished_at_the_end_and_nothing_taken_after() -> None:
     work = Held()
     with batcher(work, wait=60) as made:
         last = made.submit(model("a"), images("0"))
-    assert last.result(0) == ["a:0"]
-    assert made.submit(model("a"), images("1")).cancelled()
+    assert last.future.result(0) == ["a:0"]
+    assert made.submit(model("a"), images("1")).future.cancelled()
 
 
 def test_judging_is_predicting(fitted: SoftPatch, good_images: np.ndarray, tmp_path: Path) -> None:
@@ -117,3 +136,19 @@ def test_judging_is_predicting(fitted: SoftPatch, good_images: np.ndarray, tmp_p
     assert [each.as_dict() | {"path": ""} for each in said] == [each.as_dict() | {"path": ""} for each in expected]
     assert [each.path for each in said] == ["image 0", "image 0"]
     assert str(judged[1].answer).startswith("the file is not a PNG")
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_judging_stops_after_an_image_that_nobody_wants(fitted: SoftPatch, tmp_path: Path, is_broken: bool) -> None:
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    one = file_ref(tmp_path / "broken.png") if is_broken else frame_refs(plate(7))[0]
+    read: list[None] = []
+
+    def load(given: ValueRange | None) -> Tensor:
+        read.append(None)
+        return one.load(given)
+
+    detector = replace(fitted.detector, runtime=Runtime(device="cpu", batch_size=1))
+    with pytest.raises(AbandonedError):
+        judge(detector, [replace(one, load=load)] * 40, lambda: False)
+    assert 0 < len(read) < 15

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from serving import Served, form, serving, soon
-from softpatch.deploy.serve import limits, server
+from softpatch.deploy.serve import limits, server, service
+from softpatch.deploy.serve.batching import AbandonedError
 from softpatch.estimator import SoftPatch
 from test_serve_people import BAD, GOOD
 
@@ -163,3 +164,18 @@ def test_a_client_that_leaves_is_no_failure(served: Served, capsys: pytest.Captu
         assert soon(lambda: served.service.limits.in_flight == 1)
     assert soon(lambda: served.service.limits.in_flight == 0)
     assert '"event": "error"' not in capsys.readouterr().err
+
+
+def test_what_nobody_waits_for_is_not_judged_on(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Callable[[], bool]] = []
+
+    def slow(_: object, refs: object, is_wanted: Callable[[], bool]) -> object:
+        seen.append(is_wanted)
+        assert soon(lambda: not is_wanted())
+        raise AbandonedError
+
+    monkeypatch.setattr(service, "judge", slow)
+    assert served.post("/v1/predict", GOOD).status == 504
+    monkeypatch.undo()
+    assert len(seen) == 1
+    assert served.post("/v1/predict", GOOD).status == 200

@@ -18,74 +18,114 @@ from softpatch.results import Prediction
 _Answer = TypeVar("_Answer")
 
 
+class AbandonedError(Exception):
+    """Nobody waits any more for what was being judged."""
+
+
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """An image, read as its detector reads it, and what was said of it: a prediction, or why there is none."""
+    """An image, read as its detector reads it, and what that said of it: a prediction, or why there is none."""
 
     ref: ImageRef
     answer: Prediction | str
+    detector: Detector
+
+    def at(self, threshold: float | None) -> "Judged":
+        """The same at another threshold, as `Detector.predict` has it; None leaves the model's."""
+        if threshold is None or isinstance(self.answer, str):
+            return self
+        other = self.detector.with_threshold(threshold)
+        moved = replace(
+            self.answer,
+            threshold=other.threshold,
+            check_threshold=other.check_threshold,
+            map_threshold=other.map_threshold,
+        )
+        return replace(self, answer=moved)
 
 
-def judge(detector: Detector, refs: Sequence[ImageRef]) -> list[Judged]:
-    """Judge images in order, whatever their names; reasons name no file."""
+def judge(detector: Detector, refs: Sequence[ImageRef], is_wanted: Callable[[], bool] = lambda: True) -> list[Judged]:
+    """Judge images in order, whatever their names; reasons name no file.
+
+    Raises `AbandonedError` after an image when they are no longer wanted.
+    """
     numbered = [replace(ref, name=str(number)) for number, ref in enumerate(refs)]
-    skipped: list[SkippedImage] = []
-    found = {prediction.path: prediction for prediction in detector.predict(numbered, on_skip=skipped.append)}
-    reasons = {image.name: image.reason for image in skipped}
+    found: dict[str, Prediction] = {}
+    reasons: dict[str, str] = {}
+
+    def check_wanted() -> None:
+        if not is_wanted():
+            raise AbandonedError
+
+    def note_skipped(image: SkippedImage) -> None:
+        reasons[image.name] = image.reason
+        check_wanted()
+
+    for prediction in detector.predict(numbered, on_skip=note_skipped):
+        found[prediction.path] = prediction
+        check_wanted()
     judged = []
     for number, ref in enumerate(as_asked(refs, detector.settings)):
-        prediction = found.get(str(number))
-        if prediction is not None:
-            judged.append(Judged(ref, replace(prediction, path=ref.name)))
+        if str(number) in found:
+            judged.append(Judged(ref, replace(found[str(number)], path=ref.name), detector))
             continue
         reason = reasons[str(number)]
         if ref.path is not None:
             reason = reason.replace(str(ref.path), ref.name).replace(ref.path.name, ref.name)
-        judged.append(Judged(ref, reason))
+        judged.append(Judged(ref, reason, detector))
     return judged
 
 
-@dataclass(frozen=True, eq=False)
-class _Job(Generic[_Answer]):
+@dataclass(eq=False)
+class Job(Generic[_Answer]):
+    """Images to be judged together by a model. Where nobody waits for them any more, `is_abandoned` is set."""
+
     file: ModelFile
     refs: Sequence[ImageRef]
-    future: Future[list[_Answer]]
+    future: Future[list[_Answer]] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
+    is_abandoned: bool = False
+
+    def abandon(self) -> None:
+        """Have the job dropped where it waits, and stopped after an image where it is at work."""
+        self.is_abandoned = True
+        self.future.cancel()
 
 
 class Batcher(Generic[_Answer]):
     """A thread that gives the images of waiting jobs to `work`, those of one model together.
 
-    `work` gives an answer for each image, in order. A batch has at most `size` images, or is a single job, whose images
+    `work` gives an answer for each image, in order, and may raise `AbandonedError` once nobody wants them, which its
+    last argument says. A batch has at most `size` images, or is a single job, whose images
     stay together; it waits at most `wait` seconds for others. `on_batch` is told how many images a batch has. Where
     `work` fails for several jobs, each is tried alone.
     """
 
     def __init__(
         self,
-        work: Callable[[ModelFile, Sequence[ImageRef]], Sequence[_Answer]],
+        work: Callable[[ModelFile, Sequence[ImageRef], Callable[[], bool]], Sequence[_Answer]],
         *,
         size: int,
         wait: float,
         on_batch: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._work, self._size, self._wait, self._on_batch = work, size, wait, on_batch
-        self._jobs: list[_Job[_Answer]] = []
+        self._jobs: list[Job[_Answer]] = []
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="softpatch-judge", daemon=True)
         self._thread.start()
 
-    def submit(self, file: ModelFile, refs: Sequence[ImageRef]) -> Future[list[_Answer]]:
-        """Have images judged by a model; a job that is cancelled while it waits is dropped."""
-        job: _Job[_Answer] = _Job(file, refs, Future())
+    def submit(self, file: ModelFile, refs: Sequence[ImageRef]) -> Job[_Answer]:
+        """Have images judged by a model."""
+        job: Job[_Answer] = Job(file, refs)
         with self._changed:
             if self._is_closed:
                 job.future.cancel()
             else:
                 self._jobs.append(job)
                 self._changed.notify()
-        return job.future
+        return job
 
     def waiting(self) -> int:
         """How many images wait."""
@@ -106,7 +146,7 @@ class Batcher(Generic[_Answer]):
                 self._on_batch(sum(len(job.refs) for job in live))
                 self._answer(live)
 
-    def _next_batch(self) -> list[_Job[_Answer]]:
+    def _next_batch(self) -> list[Job[_Answer]]:
         """The jobs to be done next, as soon as there are enough or they have waited; none at the end."""
         with self._changed:
             while not self._jobs and not self._is_closed:
@@ -122,7 +162,7 @@ class Batcher(Generic[_Answer]):
             self._jobs = [job for job in self._jobs if job not in batch]
             return batch
 
-    def _together(self) -> list[_Job[_Answer]]:
+    def _together(self) -> list[Job[_Answer]]:
         """The first job, and those of the same model that fit into a batch with it."""
         first, *others = self._jobs
         batch, images = [first], len(first.refs)
@@ -132,12 +172,14 @@ class Batcher(Generic[_Answer]):
                 images += len(job.refs)
         return batch
 
-    def _answer(self, jobs: Sequence[_Job[_Answer]]) -> None:
+    def _answer(self, jobs: Sequence[Job[_Answer]]) -> None:
         try:
-            answers = list(self._work(jobs[-1].file, [ref for job in jobs for ref in job.refs]))
+            refs = [ref for job in jobs for ref in job.refs]
+            answers = list(self._work(jobs[-1].file, refs, lambda: not all(job.is_abandoned for job in jobs)))
         except BaseException as error:
-            if len(jobs) == 1:
-                jobs[0].future.set_exception(error)
+            if len(jobs) == 1 or isinstance(error, AbandonedError):
+                for job in jobs:
+                    job.future.set_exception(error)
                 return
             for job in jobs:
                 self._answer([job])

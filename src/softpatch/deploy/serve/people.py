@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.datastructures import UploadFile
 
+from softpatch.data.image_bounds import bounded
 from softpatch.data.images import ImageRef
 from softpatch.deploy.serve.batching import Judged
 from softpatch.deploy.serve.catalogue import ModelFile
@@ -146,7 +147,8 @@ def _rows(file: ModelFile, judged: list[Judged], details: bool) -> JSONResponse:
         if isinstance(each.answer, str):
             rows.append({"path": each.ref.name, "error": each.answer})
         else:
-            rows.append(each.answer.as_dict() | (_details(each.answer) if details else {}))
+            with bounded(each.answer.width, each.answer.height):  # masks of the largest images take turns
+                rows.append(each.answer.as_dict() | (_details(each.answer) if details else {}))
     if all("error" in row for row in rows):
         names = "" if len(rows) == 1 else f", and so are the other {len(rows) - 1}"
         raise RequestError(400, f"{rows[0]['path']} cannot be judged: {rows[0]['error']}{names}")
@@ -173,12 +175,13 @@ def _picture(service: Service, judged: Judged, kind: str, picture: str) -> Respo
     if isinstance(prediction, str):
         raise RequestError(400, f"{judged.ref.name} cannot be judged: {prediction}")
     headers = {"X-Image-Score": f"{prediction.image_score:.6f}", "X-Verdict": prediction.verdict}
-    if kind == TIFF:
-        content = _written(service, ".tiff", lambda path: save_map(prediction, path))
-    elif picture == "map":
-        content = map_as_png(prediction)
-    else:
-        content = _written(service, ".png", lambda path: save_overlay(judged.ref.read(), prediction, path))
+    with bounded(prediction.width, prediction.height):
+        if kind == TIFF:
+            content = _written(service, ".tiff", lambda path: save_map(prediction, path))
+        elif picture == "map":
+            content = map_as_png(prediction)
+        else:
+            content = _written(service, ".png", lambda path: save_overlay(judged.ref.read(), prediction, path))
     return Response(content, media_type=kind, headers=headers)
 
 

@@ -32,7 +32,7 @@ class Service:
 
     settings: ServeSettings
     models: Models
-    batcher: Batcher["_OfModel"]
+    batcher: Batcher[Judged]
     limits: Limits
     uploads: Uploads
     metrics: Metrics
@@ -46,8 +46,12 @@ class Service:
         self, request: Request, file: ModelFile, refs: Sequence[ImageRef], threshold: float | None
     ) -> list[Judged]:
         """Have images judged, at a threshold that replaces the model's, and note what was said of them."""
+        job = self.batcher.submit(file, refs)
         try:
-            answers = await asyncio.wrap_future(self.batcher.submit(file, refs))
+            answers = await asyncio.wrap_future(job.future)
+        except asyncio.CancelledError:
+            job.abandon()
+            raise
         except Exception as error:
             if is_out_of_memory(error):
                 raise RequestError(503, "the server is short of memory; try again later", retry_after=5) from error
@@ -63,22 +67,6 @@ class Service:
             verdicts=[each.answer.verdict if isinstance(each.answer, Prediction) else "error" for each in judged],
         )
         return judged
-
-
-@dataclass(frozen=True, eq=False)
-class _OfModel:
-    """What the detector that judged an image said, and the detector."""
-
-    judged: Judged
-    detector: Detector
-
-    def at(self, threshold: float | None) -> Judged:
-        """The same at another threshold, as `Detector.predict` has it."""
-        if threshold is None or not isinstance(self.judged.answer, Prediction):
-            return self.judged
-        other = self.detector.with_threshold(threshold)
-        thresholds = {name: getattr(other, name) for name in ("threshold", "check_threshold", "map_threshold")}
-        return replace(self.judged, answer=replace(self.judged.answer, **thresholds))
 
 
 @contextmanager
@@ -97,11 +85,10 @@ def running_service(settings: ServeSettings) -> Iterator[Service]:
 
     models = Models(settings.models, _loader(settings), keep=settings.loaded, on_load=on_load)
 
-    def work(file: ModelFile, refs: Sequence[ImageRef]) -> list[_OfModel]:
-        detector = models.detector(file)
-        return [_OfModel(each, detector) for each in judge(detector, refs)]
+    def work(file: ModelFile, refs: Sequence[ImageRef], is_wanted: Callable[[], bool]) -> list[Judged]:
+        return judge(models.detector(file), refs, is_wanted)
 
-    batcher: Batcher[_OfModel] = Batcher(
+    batcher: Batcher[Judged] = Batcher(
         work, size=settings.runtime.batch_size, wait=settings.batch_wait / 1000, on_batch=metrics.batches.observe
     )
     with uploads() as kept:
