@@ -29,6 +29,7 @@ FLOORS = [
     {"estimator"},
     {"review"},
     {"bench"},
+    {"deploy"},
     {"terminal"},
     {"cli"},
 ]

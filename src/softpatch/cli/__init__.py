@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import softpatch
-from softpatch.cli import bench, change, judge, learn, model, review
+from softpatch.cli import bench, change, deploy, judge, learn, model, review
 from softpatch.cli.verb import Verb, examples, see_help
 from softpatch.errors import SoftPatchError, is_out_of_memory
 
@@ -29,6 +29,7 @@ _VERBS = (
     (judge.predict, ["softpatch predict product.safetensors new/ -o results --overlays"]),
     (judge.evaluate, ["softpatch evaluate product.safetensors dataset/bottle --csv judged.csv"]),
     (judge.report, ["softpatch report product.safetensors dataset/bottle -o report"]),
+    (deploy.watch, ["softpatch watch product.safetensors incoming/ -o watched --move sorted/"]),
     (model.info, ["softpatch info product.safetensors"]),
     (
         model.threshold,

@@ -1,0 +1,1 @@
+"""A fitted detector at work on a line."""
