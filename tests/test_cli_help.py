@@ -180,6 +180,10 @@ def quick(arguments: list[str], **environment: str) -> subprocess.CompletedProce
         ["fit", ".", "--weights", "nowhere.safetensors"],
         ["fit", ".", "-o", __file__],
         ["predict", "nowhere.safetensors", "."],
+        ["watch", "nowhere.safetensors", "."],
+        ["watch", __file__, "nowhere"],
+        ["watch", __file__, ".", "--webhook", "ftp://plant"],
+        ["watch", __file__, ".", "--mqtt", "plant"],
         ["predict", __file__, "nowhere"],
         ["evaluate", __file__, "nowhere"],
         ["threshold", __file__, "--max-missed", "0.1"],
@@ -204,7 +208,9 @@ def test_what_is_wrong_is_told_before_anything_slow_is_imported(arguments: list[
         (
             "softpatch ",
             1,
-            {*"fit audit predict evaluate report info threshold add remove refit export serve demo bench".split()},  # noqa: SIM905
+            set(
+                "fit audit predict evaluate report watch info threshold add remove refit export serve demo bench".split()
+            ),
         ),
         ("softpatch fit --pre", 2, {"--preset"}),
         ("softpatch fit --preset soft", 3, {"softpatch", "softpatch+"}),

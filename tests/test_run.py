@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from softpatch.config import Verdict
 from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.data.inputs import choose_images
 from softpatch.errors import ImageError, InputError
 from softpatch.estimator import SoftPatch
-from softpatch.results import Prediction, Verdict
+from softpatch.results import Prediction
 from softpatch.review.outputs import write_outputs
 from softpatch.review.region_tables import region_lines
 from softpatch.review.run import RECORD, UNFINISHED, Earlier, Run, running

@@ -25,6 +25,9 @@ PRECISIONS = ("fp32", "fp16", "int8")
 OverlayStyle = Literal["side-by-side", "plain"]
 OVERLAY_STYLES: tuple[OverlayStyle, ...] = ("side-by-side", "plain")
 """The image beside its heat map under a caption, or the heat map over the image alone, at its size."""
+Verdict = Literal["good", "check", "anomalous"]
+VERDICTS: tuple[Verdict, ...] = ("good", "check", "anomalous")
+"""What is said of an image, the worst last."""
 LAYOUTS = (
     *("folder", "visa", "real-iad", "mvtec-3d", "mvtec-ad-2", "mvtec-loco", "dagm", "kolektor", "btad", "mvtec"),
     "labelled",

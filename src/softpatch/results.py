@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from softpatch.config import Verdict
 from softpatch.data.framing import Framing
 from softpatch.errors import InputError
 from softpatch.scoring.regions import Box, Region, connected_regions, contours, defect_mask
@@ -14,7 +15,6 @@ from softpatch.scoring.regions import Box, Region, connected_regions, contours, 
 UNLIKE_SHARE, UNLIKE_MEDIAN = 0.15, 0.8
 """An image is unlike the training images where more than this share of its anomaly map exceeds the map threshold, or
 the map's median is more than this much of it. Measured on products given to the models of others (docs/lab)."""
-Verdict = Literal["good", "check", "anomalous"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -1,7 +1,8 @@
 """What a terminal shows: progress with stage names, notes and errors. Everything goes to standard error."""
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from softpatch.data.inputs import ChosenImages
 
 _SHOWN = 10
+_BETWEEN_LINES = 60.0  # seconds, where no terminal shows a line that changes
 
 
 def printable(text: str) -> str:
@@ -39,6 +41,38 @@ def progress_bar() -> Iterator[Progress]:
             bars.update(bars.tasks[-1].id, completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def status_line(*, quiet: bool = False) -> Iterator[Callable[[str], None]]:
+    """Give what shows the state of work that goes on: on a terminal one line that changes while the block runs.
+
+    Elsewhere a line is printed when the state has changed, at most every minute, and the last one at the end.
+    """
+    if quiet:
+        yield lambda _: None
+        return
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status("") as status:
+            yield lambda text: status.update(Text(printable(text)))
+        return
+    shown, latest, said_at = "", "", -_BETWEEN_LINES
+
+    def show(text: str) -> None:
+        nonlocal shown, latest, said_at
+        latest = text
+        if text != shown and time.monotonic() - said_at >= _BETWEEN_LINES:
+            say(text)
+            shown, said_at = text, time.monotonic()
+
+    try:
+        yield show
+    finally:
+        if latest != shown:
+            say(latest)
 
 
 def say(message: str) -> None:

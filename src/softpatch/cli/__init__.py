@@ -29,6 +29,7 @@ _VERBS = (
     (judge.predict, ["softpatch predict product.safetensors new/ -o results --overlays"]),
     (judge.evaluate, ["softpatch evaluate product.safetensors dataset/bottle --csv judged.csv"]),
     (judge.report, ["softpatch report product.safetensors dataset/bottle -o report"]),
+    (deploy.watch, ["softpatch watch product.safetensors incoming/ -o watched --move sorted/"]),
     (model.info, ["softpatch info product.safetensors"]),
     (
         model.threshold,

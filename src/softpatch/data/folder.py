@@ -163,18 +163,8 @@ def _leave_out_folders(
     here: Path, root: Path, folders: list[str], files: list[str], passed_over: list[PassedOver]
 ) -> None:
     """Take out of `folders` those that are not entered, and note the pictures they hold."""
-    made = ("maps", "overlays") if PREDICTIONS in files else ()
     for folder in list(folders):
-        name = folder.lower()
-        kind = ""
-        if folder in made:
-            kind = "result of an earlier run"
-        elif name in _THUMBNAIL_FOLDERS:
-            kind = "thumbnail"
-        elif name in _SYSTEM_FOLDERS:
-            kind = "deleted or system file"
-        elif folder.startswith("."):
-            kind = "hidden file"
+        kind = kind_of_other_folder(folder, has_results=PREDICTIONS in files)
         if kind:
             folders.remove(folder)
             inside = [Path(top, file) for top, _, names in os.walk(here / folder) for file in sorted(names)]
@@ -182,11 +172,31 @@ def _leave_out_folders(
             passed_over += [PassedOver(path, kind, where) for path in inside if _has_suffix(path)]
 
 
+def kind_of_other_folder(name: str, *, has_results: bool) -> str:
+    """What a folder of this name holds in place of photographs, such as "thumbnail", or "" where it is entered.
+
+    `has_results` says that it lies beside the table of an earlier prediction.
+    """
+    small = name.lower()
+    if has_results and name in ("maps", "overlays"):
+        return "result of an earlier run"
+    if small in _THUMBNAIL_FOLDERS:
+        return "thumbnail"
+    if small in _SYSTEM_FOLDERS:
+        return "deleted or system file"
+    return "hidden file" if name.startswith(".") else ""
+
+
+def is_photograph(path: Path) -> bool:
+    """Whether a file is a photograph by itself: it has the suffix of a picture, or begins like one."""
+    return _has_suffix(path) or (not _is_known(path) and is_picture(path))
+
+
 def _sort_file(path: Path, found: list[Path], passed_over: list[PassedOver]) -> None:
     if path.name.startswith("."):
         if _has_suffix(path):
             passed_over.append(PassedOver(path, "hidden file", f"`{path.name[:2]}*`"))
-    elif _has_suffix(path) or (not _is_known(path) and is_picture(path)):
+    elif is_photograph(path):
         found.append(path)
 
 

@@ -1,1 +1,1 @@
-"""What puts a model to work: exported graphs, and a server."""
+"""A fitted detector at work on a line: exported, behind HTTP, or watching a folder."""

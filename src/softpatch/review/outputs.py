@@ -10,9 +10,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from softpatch.config import Verdict
 from softpatch.data.images import ImageRef, SkippedImage
 from softpatch.errors import ImageError, InputError, SoftPatchError
-from softpatch.results import Prediction, Verdict
+from softpatch.results import Prediction
 from softpatch.review.drift import write_drift
 from softpatch.review.page import REPORT
 from softpatch.review.pictures import save_map, save_overlay
@@ -44,16 +45,16 @@ def write_outputs(
     those whose map or overlay cannot be written; where it is None, and where a disk is full, the error is raised.
     Raises `InputError` where none was judged.
     """
-    by_name = {ref.name: (ref, _state(ref)) for ref in refs}
+    by_name = {ref.name: (ref, file_state(ref)) for ref in refs}
     verdicts: Counter[Verdict] = Counter(row["verdict"] for row in unfinished.rows)
     unlike = sum(row["is_unlike_training"] for row in unfinished.rows)
     pictures = _kept_pictures(unfinished) if run.report else None
     with prediction_tables(unfinished.folder, min_area=run.min_area) as write:
         for prediction in predictions:
             try:
-                _draw(prediction, *by_name[prediction.path], run, unfinished.folder, pictures)
+                draw(prediction, *by_name[prediction.path], run, unfinished.folder, pictures)
             except SoftPatchError as error:
-                if skipped is None or getattr(error.__cause__, "errno", None) in _FULL:
+                if skipped is None or is_disk_full(error):
                     raise
                 skipped.append(SkippedImage(prediction.path, str(error)))
                 continue
@@ -86,15 +87,19 @@ def _kept_pictures(unfinished: Unfinished) -> TopPictures:
     return pictures
 
 
-def _draw(
+def draw(
     prediction: Prediction,
     ref: ImageRef,
     state: tuple[int, int, int] | None,
     run: Run,
     folder: Path,
-    pictures: TopPictures | None,
+    pictures: TopPictures | None = None,
 ) -> None:
-    """Write an image's map and overlay, where they are asked for, both or none, and offer it to the report."""
+    """Write an image's map and overlay, where they are asked for, both or none, and offer it to the report.
+
+    `state` is that of the file before it was judged (see `file_state`). Raises `ImageError` where it has changed since,
+    and `InputError` where a picture cannot be written.
+    """
     image = cache(partial(_read_again, ref, state, prediction))  # read where it is drawn, and once
     try:
         if run.maps:
@@ -129,8 +134,13 @@ def refuse_overwriting(run: Run, refs: Sequence[ImageRef], folder: Path, keep: S
                 )
 
 
-def _state(ref: ImageRef) -> tuple[int, int, int] | None:
-    """What changes when a file is changed or replaced; None where there is no file."""
+def is_disk_full(error: SoftPatchError) -> bool:
+    """Whether a file could not be written as there is no room, so that no other can be either."""
+    return getattr(error.__cause__, "errno", None) in _FULL
+
+
+def file_state(ref: ImageRef) -> tuple[int, int, int] | None:
+    """What changes when an image's file is changed or replaced; None where there is no file."""
     try:
         found = ref.path.stat() if ref.path else None
     except (OSError, ValueError):
@@ -143,6 +153,6 @@ def _read_again(ref: ImageRef, state: tuple[int, int, int] | None, prediction: P
         image = ref.read()
     except ImageError as error:
         raise ImageError(f"{ref.name}: {error}") from error
-    if image.shape[1:] != (prediction.height, prediction.width) or _state(ref) != state:
+    if image.shape[1:] != (prediction.height, prediction.width) or file_state(ref) != state:
         raise ImageError(f"{ref.name} was changed while it was judged; leave images alone until predict is done")
     return image

@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from softpatch.atomic import replacing
-from softpatch.config import OVERLAY_STYLES, OverlayStyle
-from softpatch.results import Prediction, Verdict
+from softpatch.config import OVERLAY_STYLES, OverlayStyle, Verdict
+from softpatch.results import Prediction
 
 _LARGEST_OVERLAY = 16_000_000  # pixels
 _SMALLEST_SIDE = 256  # of a panel, in pixels; smaller images are enlarged

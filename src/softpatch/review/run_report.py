@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import numpy as np
 
+from softpatch.config import Verdict
 from softpatch.data.images import SkippedImage
-from softpatch.results import Verdict
 from softpatch.review.charts import histogram, score_axis
 from softpatch.review.page import write_page
 from softpatch.review.run import Run

@@ -4,16 +4,18 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from io import StringIO
 from math import isfinite
 from pathlib import Path
-from typing import Any, Literal, Protocol, TextIO, get_args
+from typing import Any, Literal, Protocol, TextIO
 
 from softpatch.atomic import replacing
+from softpatch.config import VERDICTS
 from softpatch.data.cells import path_cell, table_cell
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import SkippedImage
 from softpatch.errors import InputError
-from softpatch.results import Prediction, Verdict
+from softpatch.results import Prediction
 from softpatch.review.region_tables import REGIONS, region_lines
 
 CSV, SKIPPED = "predictions.csv", "skipped.csv"
@@ -48,7 +50,7 @@ def is_row(row: dict[str, Any]) -> bool:
     scores = [row.get(name) for name in ("image_score", "threshold", "check_threshold")]
     return (
         set(row) == set(COLUMNS)
-        and row["verdict"] in get_args(Verdict)
+        and row["verdict"] in VERDICTS
         and all(value is None or (isinstance(value, (int, float)) and isfinite(value)) for value in numbers)
         and None not in scores
     )
@@ -96,15 +98,40 @@ def write_tables(rows: Sequence[dict[str, Any]], folder: Path) -> None:
         _csv_file(csv_path) as csv_file,
         json_path.open("w", encoding="utf-8") as json_file,
     ):
-        csv.DictWriter(csv_file, COLUMNS).writeheader()
+        csv_file.write(HEADERS[CSV])
         for row in rows:
             _add(row, csv_file, json_file)
 
 
 def _add(row: dict[str, Any], csv_file: TextIO, json_file: TextIO) -> None:
-    json_file.write(json.dumps(row) + "\n")
-    csv.DictWriter(csv_file, COLUMNS).writerow(_csv_row(row))
+    json_file.write(json_line(row))
+    csv_file.write(csv_line(row))
 
+
+def json_line(row: dict[str, Any]) -> str:
+    """A line of `predictions.jsonl`, of a row as `Prediction.as_dict` gives it."""
+    return json.dumps(row) + "\n"
+
+
+def csv_line(row: dict[str, Any]) -> str:
+    """A line of `predictions.csv`, of a row as `Prediction.as_dict` gives it."""
+    cells = _csv_row(row)
+    return _line([cells[name] for name in COLUMNS])
+
+
+def skipped_line(name: str, reason: str) -> str:
+    """A line of `skipped.csv`, of an image that was left out, and why."""
+    return _line([path_cell(name), table_cell(reason)])
+
+
+def _line(cells: Sequence[object]) -> str:
+    line = StringIO()
+    csv.writer(line).writerow(cells)
+    return line.getvalue()
+
+
+HEADERS = {CSV: _line(COLUMNS), PREDICTIONS: "", SKIPPED: _line(("path", "reason"))}
+"""What each of the `TABLES` begins with."""
 
 JUDGED_COLUMNS = ("path", "kind", "is_defective", *COLUMNS[1:])
 """The columns of a table of test images: beside those of `predictions.csv` what is known of each."""
@@ -142,9 +169,8 @@ def _csv_row(row: dict[str, Any]) -> dict[str, object]:
 def write_skipped(skipped: Sequence[SkippedImage], path: Path) -> None:
     """Write the images that were left out, and why, as CSV with the columns path and reason."""
     with replacing(path) as temporary, _csv_file(temporary) as file:
-        table = csv.writer(file)
-        table.writerow(("path", "reason"))
-        table.writerows((path_cell(image.name), table_cell(image.reason)) for image in skipped)
+        file.write(HEADERS[SKIPPED])
+        file.writelines(skipped_line(image.name, image.reason) for image in skipped)
 
 
 def _csv_file(path: Path, mode: Literal["w", "a"] = "w") -> TextIO:

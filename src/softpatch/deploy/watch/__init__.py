@@ -1,0 +1,1 @@
+"""A folder that files come into: each is judged once, and told of."""

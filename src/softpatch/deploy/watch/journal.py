@@ -1,0 +1,177 @@
+"""What a watcher has judged, in one file that everything else follows: `watch.jsonl`.
+
+A file is judged when its line is on the disk. The tables are made of the lines, deliveries read them, and a watcher
+that was killed goes on behind the last one.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+from softpatch.atomic import replacing
+from softpatch.deploy.watch.arrivals import Arrival
+from softpatch.deploy.watch.identity_set import IdentitySet
+from softpatch.deploy.watch.tables import Tables, lines_of, write_down
+from softpatch.errors import InputError
+from softpatch.review.tables import TABLES, is_row
+
+JOURNAL = "watch.jsonl"
+"""The name of the file: a line that says what folder is watched, then one for each file of it that was judged."""
+UNREADABLE = "unreadable"
+"""The kind of a file that could not be judged; of another it is the verdict."""
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A file that was judged: its `id` (32 hexadecimal digits), name, size and time of change, when it was judged, in
+    UTC, and the row of it: as `Prediction.as_dict` gives it, or its `path` and the `reason` why it cannot be read."""
+
+    id: str
+    name: str
+    size: int
+    mtime_ns: int
+    time: str
+    row: dict[str, Any]
+
+    @classmethod
+    def of(cls, arrival: Arrival, row: dict[str, Any], time: str) -> "Entry":
+        """The entry of a file that was just judged."""
+        return cls(arrival.identity.hex(), arrival.name, arrival.size, arrival.mtime_ns, time, row)
+
+    @property
+    def kind(self) -> str:
+        """The verdict, or "unreadable"."""
+        return str(self.row.get("verdict", UNREADABLE))
+
+
+class Journal:
+    """An open journal: which files are `judged`, by their identities, `counts` of each kind, and its `length` in bytes,
+    of lines that are on the disk."""
+
+    def __init__(self, file: FileIO, length: int, judged: IdentitySet, counts: Counter[str], tables: Tables) -> None:
+        self.length, self.judged, self.counts = length, judged, counts
+        self._file, self._tables = file, tables
+
+    def append(self, entries: Sequence[Entry]) -> None:
+        """Write entries down, then their rows into the tables. Raises `InputError` where that cannot be done."""
+        data = b"".join(_line(vars(entry)) for entry in entries)
+        write_down(self._file, data)
+        self.length += len(data)
+        self.judged.add(bytes.fromhex(entry.id) for entry in entries)
+        self.counts.update(entry.kind for entry in entries)
+        self._tables.append(lines_of(entry.row) for entry in entries)
+
+    @property
+    def total(self) -> int:
+        """How many files were judged, without unreadable ones."""
+        return self.counts.total() - self.counts[UNREADABLE]
+
+
+@contextmanager
+def open_journal(output: Path, folder: Path) -> Iterator[tuple[Journal, list[str]]]:
+    """Open the journal in `output` of what comes into `folder`, a new one where there is none.
+
+    What a watcher that was killed left is put in order: a last line that was cut off is taken away, and the tables are
+    brought to what the journal says. Gives also sentences that a user should read. Raises `InputError` where `output`
+    holds other results, or the journal of another folder, or a damaged one, and where it cannot be written.
+    """
+    path, watched = output / JOURNAL, os.path.abspath(folder)  # noqa: PTH100  no links are followed
+    if not path.exists():
+        present = [name for name in TABLES if (output / name).exists()]
+        if present:
+            raise InputError(f"{output} holds {present[0]} and no {JOURNAL}, so other results; choose another folder")
+        with replacing(path) as temporary:
+            temporary.write_bytes(_line({"softpatch_watch": _FORMAT, "folder": watched}))
+    length = _beginning(path, watched)
+    judged, counts = IdentitySet(), Counter[str]()
+    with Tables.following(output) as tables:
+        for end, entry in entries_of(path):
+            length = end
+            judged.add([bytes.fromhex(entry.id)])
+            counts[entry.kind] += 1
+            tables.expect(lines_of(entry.row))
+        notes = tables.settle(lines_of(entry.row) for _, entry in entries_of(path))
+        try:
+            file = FileIO(path, "r+")
+        except OSError as error:
+            raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+        with file:
+            file.truncate(length)
+            file.seek(length)
+            yield Journal(file, length, judged, counts, tables), notes
+
+
+def entries_of(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Entry]]:
+    """The entries of a journal from the byte `begin` to `end`, each with the byte behind it.
+
+    The first line, which is none, and a last line that was cut off are left out. Raises `InputError` for a damaged line
+    before others, and where the file cannot be read.
+    """
+    damaged = None
+    try:
+        with path.open("rb") as file:
+            file.seek(begin)
+            begin += len(file.readline()) if begin == 0 else 0
+            for line in file:
+                if end is not None and begin >= end:
+                    return
+                entry = _entry(line)
+                if entry is None:
+                    damaged = begin if damaged is None else damaged
+                elif damaged is not None:
+                    raise InputError(f"{path} is damaged at byte {damaged}; move its folder away to begin anew")
+                begin += len(line)
+                if entry is not None:
+                    yield begin, entry
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def kinds_of(path: Path, ids: Collection[str]) -> dict[str, str]:
+    """The kinds of the files that have those ids, as a journal says."""
+    return {entry.id: entry.kind for _, entry in entries_of(path) if entry.id in ids}
+
+
+def _line(content: dict[str, Any]) -> bytes:
+    return json.dumps(content).encode() + b"\n"
+
+
+def _beginning(path: Path, watched: str) -> int:
+    """The length of a journal's first line. Raises `InputError` where it is that of another folder, or none."""
+    header: Any = None
+    with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
+        line = file.readline(1_000_000)
+        header = json.loads(line)
+    if not isinstance(header, dict) or header.get("softpatch_watch") != _FORMAT:
+        raise InputError(f"{path} is no journal that this version of softpatch can continue; choose another folder")
+    if header.get("folder") != watched:
+        raise InputError(
+            f"{path.parent} holds what came into {header.get('folder')!r}, not into {watched!r}; choose another folder"
+        )
+    return len(line)
+
+
+def _entry(line: bytes) -> Entry | None:
+    """The entry in a line, None where it is damaged or cut off."""
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        content = json.loads(line)
+        entry = Entry(**content)
+        usable = len(bytes.fromhex(entry.id)) == 16 and isinstance(entry.time, str) and isinstance(entry.name, str)
+        usable = usable and isinstance(entry.size, int) and isinstance(entry.mtime_ns, int)
+        readable = is_row(entry.row) and isinstance(entry.row["path"], str)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        return None
+    return entry if usable and (readable or _is_skipped(entry.row)) else None
+
+
+def _is_skipped(row: dict[str, Any]) -> bool:
+    return set(row) == {"path", "reason"} and all(isinstance(text, str) for text in row.values())
