@@ -10,7 +10,8 @@ other pictures. False alarms are counted in streams in which nothing changes. Th
 darker, blurred, shifted by pixels of 256 with borders continued, or are another product's, or more images are
 defective, from the first image on or after 900 as before; told is what the first alarm says within 400 images.
 
-The quartile of the map, the bets and the level were chosen by the first three products. With --picture the picture of
+The quartile of the map, the bets and the level were chosen by the first three products; that good images are placed
+among good ones, and when others count, after castings, leather tiles and screws had been seen too. With --picture the picture of
 the documentation is drawn instead, of drawn flanges in a light that is dimmed for a while, and then more defects.
 """
 
@@ -42,6 +43,7 @@ ROWS = ROOT / "docs/lab/drift.json"
 PICTURE = ROOT / "docs/images/drift.png"
 PRODUCTS = ("mvtec_ad/bottle", "metal_plate", "magnetic_tile", "casting", "leather_tiles", "mvtec_ad/screw")
 _SIDE, _SHARE, _IMAGES, _WITHIN, _BEFORE = 256, 0.05, 60, 400, 900
+_CHOSEN_BY = 3  # products
 _IN_CONTROL = (10, 10_000)  # streams of so many images
 Pixels = NDArray[np.uint8]
 Judged = NDArray[np.float64]  # (n, 2): map quartile, and 1 where the verdict is good
@@ -214,23 +216,33 @@ def _cell(row: dict[str, Any]) -> str:
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
-    """A sentence on false alarms, and one on what is told from the first image on."""
+    """A sentence on false alarms, and one on what is told and by which name."""
     calm = [row for row in rows if row["change"] == "none"]
     images = sum(row["images"] for row in calm)
     alarms = {name: sum(row[name] for row in calm) for name in ("images changed", "more defects")}
-    shares = []
-    for before in (0, _BEFORE):
-        some = [row for row in rows if row.get("images_before") == before]
-        counts = [sum(row[name] for row in some) for name in ("streams", "told", "rightly_named")]
-        shares.append((counts[1] / counts[0], counts[2] / counts[1]))
-    (first, first_named), (later, later_named) = shares
+    chosen = [Path(name).name for name in PRODUCTS[:_CHOSEN_BY]]
+    later = [row for row in rows if row.get("images_before") == _BEFORE]
+    (told, named), (told_chosen, named_chosen), (told_first, named_first) = (
+        _shares(some)
+        for some in (
+            [row for row in later if row["product"] not in chosen],
+            [row for row in later if row["product"] in chosen],
+            [row for row in rows if row.get("images_before") == 0],
+        )
+    )
     return (
         f"In {images:,} images of streams in which nothing changed there were {sum(alarms.values())} alarms, "
         f"{alarms['images changed']} of changed images and {alarms['more defects']} of more defects: "
-        f"{10_000 * sum(alarms.values()) / images:.1f} in 10,000 images. Of all changes of the table {later:.0%} were "
-        f"told within {_WITHIN} images, {later_named:.0%} of these by the right name; where the change is there from "
-        f"the first image on, {first:.0%} and {first_named:.0%}."
+        f"{10_000 * sum(alarms.values()) / images:.1f} in 10,000 images. Of all changes of the table {told:.0%} were "
+        f"told within {_WITHIN} images, and {named:.0%} of these by the right name, on the last three products, and "
+        f"{told_chosen:.0%} and {named_chosen:.0%} on the first three. Where the change is there from the "
+        f"first image on, {told_first:.0%} and {named_first:.0%} on all."
     )
+
+
+def _shares(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
+    streams, told, named = (sum(row[name] for row in rows) for name in ("streams", "told", "rightly_named"))
+    return told / max(1, streams), named / max(1, told)
 
 
 def draw(path: Path) -> None:

@@ -135,14 +135,14 @@ def test_more_defects_become_changed_images_when_that_explains_them() -> None:
     assert list(dict.fromkeys(kinds)) == [None, "more defects", "images changed"]
 
 
-def test_when_nearly_all_stand_out_it_is_awaited_whether_images_have_changed() -> None:
+def test_when_most_stand_out_it_is_awaited_whether_images_have_changed() -> None:
     quartiles, good = calm(6, 240)
     good[100:200], good[200:] = True, False
     quartiles[200:] += 4
     states = followed(begun(), quartiles, good)
     alarm = next(state.alarm for state in states if state.alarm)
     assert (alarm.kind, alarm.first) == ("images changed", 200)
-    assert 207 < alarm.told < 216  # eight have to stand out before they count
+    assert 205 < alarm.told < 213  # six have to stand out before they count
     quartiles[200:] -= 4
     states = followed(begun(), quartiles, good)
     alarm = next(state.alarm for state in states if state.alarm)

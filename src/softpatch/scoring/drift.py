@@ -6,10 +6,10 @@ compared with what was usual: left-out training images, and the images that came
 
 While nothing changes any order of usual and new images is as likely as any other. The place of an image among them, and
 whether it is one of those that stand out, can then be bet on at fair odds, and no bet wins much in the long run. Good
-images are placed among usual good ones, so that large defects count for nothing; but where nearly all of the last stand
-out, every image among all. A CUSUM of such bets exceeds 10,000 on average not sooner than after 10,000 images (Vovk,
-Gammerman and Shafer, Algorithmic Learning in a Random World, 2022, chapter 8; Shin, Ramdas and Rinaldo, E-detectors,
-2023).
+images are placed among usual good ones, so that large defects count for nothing; but where most of the last stand out,
+every image is placed among all. A CUSUM of such bets exceeds 10,000 on average not sooner than after 10,000 images
+(Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, 2022, chapter 8; Shin, Ramdas and Rinaldo,
+E-detectors, 2023).
 """
 
 from bisect import bisect_left, bisect_right
@@ -27,9 +27,9 @@ RECENT = 50
 _MOST_USUAL = 1000  # ranks among more are hardly finer, and what was usual must not follow a slow change
 _HIGHEST = LEVEL + 1  # beyond it evidence does not rise, so that it falls again in time
 _ENDS = LEVEL - 1
-_DOUBT = 1.0  # evidence of changed images at which more that stand out are not put down to defects
-_LAST, _NEARLY_ALL = 10, 0.8  # of so many images at least this share
-_PATIENCE = 20  # images, in which it shows whether nearly all stand out since images have changed
+_DOUBT = 0.5  # evidence of changed images at which more that stand out are not put down to defects
+_LAST, _MOST = 10, 0.6  # of so many images at least this share
+_PATIENCE = 20  # images, in which it shows whether most stand out since images have changed
 _RANK_BETS = (2, 4, 16)  # densities c·u^(c-1) of an image's rank u in (0, 1), uniform while nothing changes
 _ODDS_BETS = (2, 4, 8)  # how many times the odds rose of an image standing out
 Kind = Literal["images changed", "more defects"]
@@ -128,8 +128,8 @@ class Drift:
         return Drift(usual, others, image + 1, changed, more, recent, alarm)
 
     def _rank_odds(self, value: float, is_good: bool) -> list[float]:
-        """What each bet on the rank of an image wins; nothing is bet on one that stands out, unless nearly all do."""
-        if _nearly_all(self.recent, _LAST):
+        """What each bet on the rank of an image wins; nothing is bet on one that stands out, unless most do."""
+        if _most(self.recent, _LAST):
             return rank_odds((self.usual, self.usual_others), value)
         return rank_odds((self.usual,), value) if is_good else [1.0] * len(_RANK_BETS)
 
@@ -190,25 +190,25 @@ def standing_out_odds(standing_out: int, usual: int, is_good: bool) -> list[floa
 def _alarm(before: Alarm | None, changed: Cusum, more: Cusum, image: int, recent: Sequence[bool]) -> Alarm | None:
     """The alarm that stands after an image. That images have changed explains that more of them stand out.
 
-    Where nearly all stand out since more do, it is awaited for a while whether images have changed.
+    Where most stand out since more do, it is awaited for a while whether images have changed.
     """
     since = image + 1 - more.first
-    all_since = more.evidence > 0 and _nearly_all(recent, since)
+    most_since = more.evidence > 0 and _most(recent, since)
 
     if before is not None and before.kind == "images changed":
         return before if changed.evidence > _ENDS else None
     if changed.evidence >= LEVEL:
-        return Alarm("images changed", min(changed.first, more.first) if all_since else changed.first, image)
+        return Alarm("images changed", min(changed.first, more.first) if most_since else changed.first, image)
     if before is not None:
         return before if more.evidence > _ENDS else None
-    if more.evidence >= LEVEL and changed.evidence < _DOUBT and not (all_since and since <= _PATIENCE):
+    if more.evidence >= LEVEL and changed.evidence < _DOUBT and not (most_since and since <= _PATIENCE):
         return Alarm("more defects", more.first, image)
     return None
 
 
-def _nearly_all(recent: Sequence[bool], count: int) -> bool:
-    """Whether nearly all of the last so many images stand out."""
-    return len(recent) >= count and sum(recent[-count:]) >= _NEARLY_ALL * count
+def _most(recent: Sequence[bool], count: int) -> bool:
+    """Whether most of the last so many images stand out."""
+    return len(recent) >= count and sum(recent[-count:]) >= _MOST * count
 
 
 def _with(values: tuple[float, ...], value: float) -> tuple[float, ...]:
