@@ -208,9 +208,23 @@ def test_what_is_wrong_is_told_before_anything_slow_is_imported(arguments: list[
         (
             "softpatch ",
             1,
-            set(
-                "fit audit predict evaluate report watch info threshold add remove refit export serve demo bench".split()
-            ),
+            {
+                "fit",
+                "audit",
+                "predict",
+                "evaluate",
+                "report",
+                "watch",
+                "info",
+                "threshold",
+                "add",
+                "remove",
+                "refit",
+                "export",
+                "serve",
+                "demo",
+                "bench",
+            },
         ),
         ("softpatch fit --pre", 2, {"--preset"}),
         ("softpatch fit --preset soft", 3, {"softpatch", "softpatch+"}),
