@@ -11,8 +11,9 @@ darker, blurred, shifted by pixels of 256 with borders continued, or are another
 defective, from the first image on or after 900 as before; told is what the first alarm says within 400 images.
 
 The quartile of the map, the bets and the level were chosen by the first three products; that good images are placed
-among good ones, and when others count, after castings, leather tiles and screws had been seen too. With --picture the picture of
-the documentation is drawn instead, of drawn flanges in a light that is dimmed for a while, and then more defects.
+among good ones, and when others count, after castings, leather tiles and screws had been seen too. With --picture the
+picture of the documentation is drawn instead, of drawn flanges in a light that is dimmed for a while, and then more
+defects.
 """
 
 import argparse
