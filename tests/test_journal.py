@@ -35,6 +35,7 @@ def row(name: str, *, verdict: str = "good") -> dict[str, object]:
         "width": 64,
         "height": 64,
         "is_unlike_training": False,
+        "map_quartile": 0.5,
     }
 
 

@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from softpatch.deploy.serve.catalogue import ModelFile, check_models, find_models
 from softpatch.deploy.serve.models import Models
@@ -41,10 +43,23 @@ def test_a_path_without_a_model_is_told(tmp_path: Path, path: str) -> None:
 
 
 def test_two_files_of_one_name_are_told_and_one_given_twice_is_not(tmp_path: Path) -> None:
-    first, second = written(tmp_path / "a/x.safetensors"), written(tmp_path / "b/x.safetensors")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first, second = tmp_path / "a/x.safetensors", tmp_path / "b/x.safetensors"
+    for path in (first, second):
+        save_file({"x": np.zeros(1)}, path, metadata={"softpatch": "{}"})
     check_models([first, tmp_path / "a"])
     with pytest.raises(InputError, match="are both version 1 of the model 'x'"):
         check_models([first, second])
+
+
+def test_a_named_file_has_to_begin_as_a_model(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.safetensors"
+    save_file({"x": np.zeros(1)}, weights)
+    for path in (weights, written(tmp_path / "text.safetensors")):
+        with pytest.raises(ModelFileError, match=f"{path.name} is cut short or not a model file"):
+            check_models([path])
+    check_models([tmp_path])  # of a folder, files may yet come
 
 
 class Clock:

@@ -169,7 +169,7 @@ def test_a_client_that_leaves_is_no_failure(served: Served, capsys: pytest.Captu
 def test_what_nobody_waits_for_is_not_judged_on(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Callable[[], bool]] = []
 
-    def slow(_: object, __: object, is_wanted: Callable[[], bool]) -> object:
+    def slow(_detector: object, _refs: object, is_wanted: Callable[[], bool]) -> object:
         seen.append(is_wanted)
         assert soon(lambda: not is_wanted())
         raise AbandonedError

@@ -318,8 +318,8 @@ def _check_roi(settings: Settings) -> None:
 
 
 def _are_long(sizes: Sequence[tuple[int, int]]) -> bool:
-    """Whether most images are at least `_LONG` times as long as they are wide, or high."""
-    return median(max(size) / min(size) for size in sizes) >= _LONG
+    """Whether there are images, of which most are at least `_LONG` times as long as they are wide, or high."""
+    return bool(sizes) and median(max(size) / min(size) for size in sizes) >= _LONG
 
 
 def _note_on_range(black: float, white: float) -> str:

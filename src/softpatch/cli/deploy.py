@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 Models = Annotated[
     list[Path],
     typer.Argument(
-        metavar="MODEL...",
+        metavar="MODELS",
         help="Model files, or folders of them; NAME/2.safetensors is version 2 of the model NAME.",
         show_default=False,
     ),
@@ -109,8 +109,8 @@ def serve(
 ) -> None:
     """Serve models over HTTP: a page, JSON, and KServe's protocol.
 
-    It takes softpatch[serve], and ends when interrupted or terminated, after what is at work. What answers share is
-    said in docs/how-to/behind-http.md.
+    It takes softpatch[serve], and ends when interrupted or terminated, after what is at work. What may be asked is said
+    in docs/how-to/behind-http.md.
     """
     from softpatch.deploy.serve.catalogue import check_models, find_models
     from softpatch.deploy.serve.settings import ServeSettings, read_token

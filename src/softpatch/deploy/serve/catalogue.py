@@ -9,7 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from softpatch.errors import InputError
+from safetensors import SafetensorError, safe_open
+
+from softpatch.errors import InputError, ModelFileError
+from softpatch.stored_model import HEADER
 
 SUFFIX = ".safetensors"
 Stamp = tuple[int, int, int]
@@ -51,7 +54,10 @@ def find_models(paths: Sequence[Path]) -> Catalogue:
 
 
 def check_models(paths: Sequence[Path]) -> None:
-    """Raise `InputError` where a path holds no model file, or two files are the same version of the same model."""
+    """Raise `InputError` where a path holds no model file, or two files are the same version of the same model.
+
+    Raises `ModelFileError` where a file that is named itself does not begin as a model; those in a folder may change.
+    """
     seen: dict[tuple[str, int], Path] = {}
     for given in paths:
         is_there = given.is_dir() or given.is_file()
@@ -62,11 +68,23 @@ def check_models(paths: Sequence[Path]) -> None:
             what = f"no {SUFFIX} file" if given.is_dir() else f"not named NAME{SUFFIX}"
             raise InputError(f"{given} {'holds' if given.is_dir() else 'is'} {what}; give model files that "
                              "`softpatch fit` wrote, or folders of them")  # fmt: skip
+        if not given.is_dir():
+            _check_begins_as_model(given)
         for path in files:
             name, version = key = _name(path)
             if key in seen and not path.samefile(seen[key]):
                 raise InputError(f"{seen[key]} and {path} are both version {version} of the model {name!r}; rename one")
             seen[key] = path
+
+
+def _check_begins_as_model(path: Path) -> None:
+    try:
+        with safe_open(path, framework="np") as file:
+            is_model = HEADER in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        is_model = False
+    if not is_model:
+        raise ModelFileError(f"{path} is cut short or not a model file; give one that `softpatch fit` wrote")
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:

@@ -56,7 +56,7 @@ def address(listening: socket.socket) -> str:
 
 def make_server(service: Service) -> "Server":
     """The server of a service, which has not begun yet."""
-    for name in ("uvicorn.error", "uvicorn.asgi"):
+    for name in ("uvicorn.error", "uvicorn.asgi", "python_multipart"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [LogHandler(logging.WARNING)], False
     config = uvicorn.Config(
