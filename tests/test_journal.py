@@ -156,6 +156,27 @@ def test_a_damaged_line_is_told_and_nothing_changed(number: int, line: bytes, ou
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("left_out", ["width", "all of the last"])
+def test_rows_of_another_version_are_never_cut_off(left_out: str, output: Path) -> None:
+    path = output / JOURNAL
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for line in lines[1:] if left_out == "width" else lines[-1:]:
+        line["row"].pop("width", None) if left_out == "width" else line["row"].clear()
+    path.write_bytes(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="or of another version"):
+        opened(output)
+    assert path.read_bytes() == before
+
+
+def test_zeros_that_a_power_failure_left_at_the_end_are_cut_off(output: Path) -> None:
+    path = output / JOURNAL
+    before = path.read_bytes()
+    path.write_bytes(before + b'{"id": "\0\0\0"}\n')
+    opened(output)
+    assert path.read_bytes() == before
+
+
 @pytest.mark.parametrize("first", [b"", b"{}\n", b'{"softpatch_watch": 2, "folder": "in"}\n', b"\xff\xfe\n"])
 def test_a_file_that_is_no_journal_is_refused(first: bytes, output: Path) -> None:
     (output / JOURNAL).write_bytes(first)

@@ -111,10 +111,10 @@ def open_journal(output: Path, folder: Path) -> Iterator[tuple[Journal, list[str
 def entries_of(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Entry]]:
     """The entries of a journal from the byte `begin` to `end`, each with the byte behind it.
 
-    The first line, which is none, and a last line that was cut off are left out. Raises `InputError` for a damaged line
-    before others, and where the file cannot be read.
+    The first line, which is none, and what was cut off at the end are left out. Raises `InputError` for any other line
+    that is no entry, also one with the columns of another version, and where the file cannot be read.
     """
-    damaged = None
+    cut = False
     try:
         with path.open("rb") as file:
             file.seek(begin)
@@ -123,15 +123,21 @@ def entries_of(path: Path, begin: int = 0, end: int | None = None) -> Iterator[t
                 if end is not None and begin >= end:
                     return
                 entry = _entry(line)
-                if entry is None:
-                    damaged = begin if damaged is None else damaged
-                elif damaged is not None:
-                    raise InputError(f"{path} is damaged at byte {damaged}; move its folder away to begin anew")
+                if cut or (entry is None and not _is_cut_off(line)):
+                    raise InputError(
+                        f"{path} is damaged at byte {begin}, or of another version; choose another folder to begin anew"
+                    )
+                cut = entry is None
                 begin += len(line)
                 if entry is not None:
                     yield begin, entry
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _is_cut_off(line: bytes) -> bool:
+    """Whether a line is as a kill or a power failure leaves the last one: without its end, or with zeros in it."""
+    return not line.endswith(b"\n") or b"\0" in line
 
 
 def kinds_of(path: Path, ids: Collection[str]) -> dict[str, str]:
