@@ -1,5 +1,6 @@
 """The programs in the page on exporting, compiled and run as they stand there."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -15,7 +16,8 @@ from softpatch import SoftPatch
 from test_cli import run
 
 PAGE = (Path(__file__).parent.parent / "docs/how-to/export-a-model.md").read_text(encoding="utf-8")
-BLOCKS = dict(re.findall(r"```(python|cpp)\n(.*?)```", PAGE, flags=re.DOTALL))
+WITH_SOFTPATCH, WITHOUT = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+(CPP,) = re.findall(r"```cpp\n(.*?)```", PAGE, flags=re.DOTALL)
 COMPILE = re.findall(r"```sh\n(OPENVINO=.*?)\./detect", PAGE, flags=re.DOTALL)[0]
 
 
@@ -44,11 +46,22 @@ def scores_of(lines: str) -> list[float]:
     return [float(score) for score in re.findall(r"score ([\d.]+)", lines)]
 
 
+def test_exported_from_python(
+    product: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(product)
+    exec(WITH_SOFTPATCH, {})
+    deviation, changed = capsys.readouterr().out.split()
+    assert 0 < float(deviation) < 0.2
+    assert changed == "0"
+    assert json.loads(Path("exported/model.json").read_text())["precision"] == "int8"
+
+
 def test_in_python_without_softpatch(product: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "softpatch" not in BLOCKS["python"]
-    assert len(BLOCKS["python"].splitlines()) <= 20
+    assert "softpatch" not in WITHOUT
+    assert len(WITHOUT.splitlines()) <= 20
     run(capsys, "export", product / "product.safetensors", "-o", product / "exported", "--device", "cpu")
-    (product / "detect.py").write_text(BLOCKS["python"])
+    (product / "detect.py").write_text(WITHOUT)
     done = subprocess.run(
         [sys.executable, "detect.py", "good.png", "bad.png"], cwd=product, capture_output=True, text=True, check=True
     )
@@ -58,7 +71,7 @@ def test_in_python_without_softpatch(product: Path, capsys: pytest.CaptureFixtur
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_in_cpp(product: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert len(BLOCKS["cpp"].splitlines()) <= 60
+    assert len(CPP.splitlines()) <= 60
     if not (Path(openvino.__file__).parent / "include").is_dir():
         pytest.skip("this OpenVINO has no headers")
     run(
@@ -72,7 +85,7 @@ def test_in_cpp(product: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "--device",
         "cpu",
     )
-    (product / "detect.cpp").write_text(BLOCKS["cpp"])
+    (product / "detect.cpp").write_text(CPP)
     subprocess.run(["bash", "-ec", COMPILE.replace("python", sys.executable, 1)], cwd=product, check=True)
     program = [product / "detect", "exported/model.xml"]
     done = subprocess.run([*program, "good.ppm", "bad.ppm"], cwd=product, capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
 """Deploy: `softpatch export`, `softpatch serve` and `softpatch watch`."""
 
 from contextlib import ExitStack
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +53,7 @@ def export(
     softpatch[openvino].
     """
     check_given(model=model, weights=weights, images=[check])
+    from softpatch.data.paths import file_digest
     from softpatch.deploy.export.agreement import images_to_check, training_images
     from softpatch.deploy.export.export import export_detector
     from softpatch.deploy.export.graph_file import FILES, needed
@@ -60,7 +61,7 @@ def export(
 
     needed(file_format)
     with progress_bar() as progress:
-        detector = load_model(model, weights, runtime, progress).detector
+        detector = load_model(model, weights, replace(runtime, device="cpu"), progress).detector
         images, labels = (
             (training_images(detector), None) if check is None else images_to_check(check, layout, category)
         )
@@ -71,7 +72,8 @@ def export(
             precision=precision,
             images=images,
             labels=labels,
-            model_digest=sha256(model.read_bytes()).hexdigest(),
+            model_digest=file_digest(model),
+            on_note=lambda text: say(f"Note: {text}"),
             progress=progress,
         )
     say(

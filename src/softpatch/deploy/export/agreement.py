@@ -15,7 +15,7 @@ from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import open_dataset
 from softpatch.deploy.export.graph_file import Run
 from softpatch.detector import Detector
-from softpatch.errors import ExportError, InputError
+from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
 
@@ -106,12 +106,13 @@ def as_input(image: Tensor, settings: Settings) -> NDArray[Any]:
     return values
 
 
-def check_agreement(agreement: Agreement, precision: str) -> None:
-    """Raise `ExportError` where a graph of a precision is farther from its detector than `TOLERANCE` allows."""
+def disagreement(agreement: Agreement, precision: str) -> str | None:
+    """How a graph is farther from its detector than `TOLERANCE` allows, in words; None where it is not."""
     for what, times in (("score", 1), ("map", _OF_MAPS)):
         found, allowed = getattr(agreement, f"{what}_deviation"), times * TOLERANCE[precision]
         if not found <= allowed:
-            raise ExportError(
-                f"the exported graph does not agree with the model: of {agreement.images} images a {what} is off by "
-                f"{found:.2g} of itself, and {allowed:g} is allowed in {precision}; nothing was written"
+            return (
+                f"of {agreement.images} images a {what} is off by {found:.2g} of itself, and {allowed:g} is allowed in "
+                f"{precision}"
             )
+    return None

@@ -7,21 +7,6 @@ const results = []; // { name, url, model, row or error, card }
 const queue = [];
 let working = 0, factor = 1, token = '', tokenAsked = null;
 
-/* An element with attributes, of which those that are null are left out, and with children, texts among them. */
-function make(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-function makeDrawing(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
-}
-
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
 const say = (text) => { byId('message').textContent = text; };
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
