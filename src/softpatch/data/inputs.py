@@ -16,7 +16,7 @@ from torch import Tensor
 from softpatch.data.folder import PassedOver, photographs
 from softpatch.data.frames import Frame, frame_refs, is_frame
 from softpatch.data.images import ImageRef, file_ref
-from softpatch.data.layouts import open_dataset
+from softpatch.data.layouts import is_manifest, open_dataset
 from softpatch.data.layouts.samples import HELD_OUT
 from softpatch.data.paths import is_file
 from softpatch.data.video import is_video, video_refs
@@ -74,7 +74,7 @@ def _one_folder(images: Images) -> Path | None:
         return None
     path = _path(only)
     try:
-        return path if not path.is_file() else None
+        return path if not path.is_file() or is_manifest(path) else None
     except (OSError, ValueError):
         return None  # told of when it is looked into
 

@@ -1,0 +1,143 @@
+"""Amazon Lookout for Vision: `train.manifest` and `test.manifest`, or one manifest, beside files copied from S3.
+
+A manifest lies in the folder itself or in its folder `datasets`, where Amazon's export puts it, or is named itself.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+from softpatch.data.folder import PassedOver
+from softpatch.data.layouts.bucket import local_files
+from softpatch.data.layouts.ground_truth import SUFFIX, Entry, is_manifest, read_manifest
+from softpatch.data.layouts.samples import (
+    GOOD,
+    UNLABELLED,
+    Dataset,
+    Layout,
+    Sample,
+    child,
+    held_out,
+    is_good,
+    labelled_by_mask,
+    mask_notes,
+)
+from softpatch.data.masks import colours_in
+from softpatch.errors import ImageError, InputError
+
+_FOLDERS = ("datasets", "manifests")
+_PARTS = {"train": {"train", "training"}, "test": {"test", "testing", "validation"}}
+
+
+def manifests_of(folder: Path) -> list[Path]:
+    """The manifests of a dataset's folder, sorted: those in it, or else in its folder of manifests."""
+    inside = child(folder, *_FOLDERS)
+    for place in (folder, *([inside] if inside else [])):
+        files = place.iterdir() if place.is_dir() else ()
+        found = sorted(path for path in files if path.suffix.lower() == SUFFIX and not path.name.startswith("."))
+        if any(map(is_manifest, found)):
+            return found
+    return []
+
+
+def read_lone_manifest(manifest: Path) -> Dataset:
+    """Read a manifest that was named itself: of test images where its name says so, else of images nobody divided.
+
+    Files are looked for from its folder on, and from the one above. Raises `InputError` as the layout does.
+    """
+    folder = manifest.absolute().parent
+    is_test = _part(manifest) == "test"
+    return _read_manifests(folder, (folder, folder.parent), {"test" if is_test else "all": manifest}, manifest.stem)
+
+
+def _read(folder: Path) -> Dataset:
+    found = manifests_of(folder)
+    parts = {part: [path for path in found if _part(path) == part] for part in _PARTS}
+    if len(found) == 1:
+        return _read_manifests(folder, (folder,), {"all": found[0]}, folder.name)
+    if any(len(paths) != 1 for paths in parts.values()):
+        names = ", ".join(path.name for path in found)
+        raise InputError(
+            f"{found[0].parent} holds the manifests {names}; leave one whose name says train and one whose name says "
+            "test there, or give a manifest in place of the folder"
+        )
+    return _read_manifests(folder, (folder,), {part: paths[0] for part, paths in parts.items()}, folder.name)
+
+
+def _part(manifest: Path) -> str | None:
+    """The part of a dataset that the name of a manifest says, such as `circuit-train.manifest`."""
+    words = set(re.findall(r"[a-z]+", manifest.stem.lower()))
+    return next((part for part, names in _PARTS.items() if words & names), None)
+
+
+def _read_manifests(root: Path, folders: Sequence[Path], manifests: Mapping[str, Path], category: str) -> Dataset:
+    """Read the manifests of `train` and `test`, of `test` alone, or of `all` images, whose files are in `folders`."""
+    entries = {part: read_manifest(manifest) for part, manifest in manifests.items()}
+    files = _files(tuple(chain(*entries.values())), folders)
+    samples = {part: _samples(each, files) for part, each in entries.items()}
+    classes = {files[entry.image]: entry.classes for entry in chain(*entries.values())}
+    notes: list[str] = []
+    passed_over: tuple[PassedOver, ...] = ()
+    if "all" in samples:
+        learned, test = held_out([sample for sample in samples["all"] if sample.kind != UNLABELLED])
+        unlabelled = tuple(sample for sample in samples["all"] if sample.kind == UNLABELLED)
+        train = tuple(sorted((*learned, *unlabelled), key=lambda sample: sample.path))
+    else:
+        train = samples.get("train", ())
+        test = tuple(sample for sample in samples["test"] if sample.kind != UNLABELLED)
+        name = manifests["test"].name
+        others = [sample.path for sample in samples["test"] if sample.kind == UNLABELLED]
+        passed_over = tuple(PassedOver(path, "test image without a label", f"in `{name}`") for path in others)
+        notes += [f"{len(others)} images in {name} have no label and are left out."] if others else []
+    test = tuple(_with_kind(sample, classes[sample.path]) for sample in test)
+    notes += mask_notes(test, (), list(manifests.values())[-1].name)
+    return Dataset(root, "lookout", category, train, test, passed_over, tuple(notes), is_split="all" not in samples)
+
+
+def _files(entries: Sequence[Entry], folders: Sequence[Path]) -> dict[str, Path]:
+    """The files of images and masks, by reference. Raises `InputError` for an image that is listed twice."""
+    masks = {entry.mask: entry.where for entry in entries if entry.mask is not None}
+    files = local_files({**masks, **{entry.image: entry.where for entry in entries}}, folders)
+    listed: dict[Path, str] = {}
+    for entry in entries:
+        first = listed.setdefault(files[entry.image], entry.where)
+        if first != entry.where:
+            raise InputError(f"{entry.where} names {entry.image!r} again, after {first}; an image is listed once")
+    return files
+
+
+def _samples(entries: Sequence[Entry], files: Mapping[str, Path]) -> tuple[Sample, ...]:
+    return tuple(sorted((_sample(entry, files) for entry in entries), key=lambda sample: sample.path))
+
+
+def _sample(entry: Entry, files: Mapping[str, Path]) -> Sample:
+    path = files[entry.image]
+    masks = () if entry.mask is None else (files[entry.mask],)
+    if entry.class_name is None:
+        if not masks:
+            return Sample(path, False, (), UNLABELLED)
+        return labelled_by_mask(path, masks, entry.background)
+    if is_good(entry.class_name):
+        return Sample(path, False, (), GOOD)
+    return Sample(path, True, masks, entry.class_name, entry.background)
+
+
+def _with_kind(sample: Sample, classes: Mapping[tuple[int, int, int], str]) -> Sample:
+    """The sample under the names of the defects that its mask shows, where that names any."""
+    if not sample.mask_paths or not classes:
+        return sample
+    names = sorted(set(classes.values()))
+    if len(names) > 1:
+        mask = sample.mask_paths[0]
+        try:
+            names = sorted({classes[colour] for colour in colours_in(mask, tuple(classes))})
+        except ImageError as error:
+            raise InputError(f"a mask of {sample.path} cannot be read: {mask}: {error}") from error
+    return replace(sample, kind=", ".join(names) or sample.kind)
+
+
+LAYOUT = Layout(
+    "lookout", "a manifest of Lookout for Vision, such as train.manifest", lambda f: bool(manifests_of(f)), _read
+)
