@@ -17,7 +17,7 @@ from softpatch.data.folder import PassedOver, photographs
 from softpatch.data.frames import Frame, frame_refs, is_frame
 from softpatch.data.images import ImageRef, file_ref
 from softpatch.data.layouts import is_manifest, open_dataset
-from softpatch.data.layouts.samples import HELD_OUT
+from softpatch.data.layouts.samples import HELD_OUT, Sample
 from softpatch.data.paths import is_file
 from softpatch.data.video import is_video, video_refs
 from softpatch.errors import InputError
@@ -92,10 +92,21 @@ def _of_folder(folder: Path, purpose: Purpose, layout: str, category: str | None
     samples = tuple(sorted((*dataset.train, *dataset.test), key=lambda sample: sample.path))
     if purpose == "train" and dataset.layout != "folder":
         samples = dataset.train
-        notes = (note.format("training"), *(() if dataset.is_split else (HELD_OUT,)))
+        notes = (note.format("training"), *(() if dataset.is_split else (HELD_OUT,)), *_labelled_defective(samples))
     elif dataset.is_split:
         samples, notes = dataset.test, (note.format("test"),)
     return ChosenImages(tuple(sample.ref for sample in samples), dataset.passed_over, notes)
+
+
+def _labelled_defective(train: Sequence[Sample]) -> tuple[str, ...]:
+    """A sentence where training images are labelled as defective."""
+    count = sum(sample.is_anomalous for sample in train)
+    if not count:
+        return ()
+    return (
+        f"{count} of {len(train)} training images are labelled as defective and are learned from like the others, "
+        "unless --decisions rejects them.",
+    )
 
 
 def _named(images: Images) -> ChosenImages:

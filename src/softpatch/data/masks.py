@@ -36,8 +36,8 @@ def read_mask(path: Path, background: Colour = BLACK) -> Tensor:
     """Read where a mask says that its image is anomalous: bool (H, W), upright by its EXIF orientation.
 
     Any colour but the `background` is anomalous, whatever its value and depth, and what is clear is not; with a black
-    background, where all that is not clear is black, that is what was drawn. Of a lossy format what differs from the background by more than half
-    of the largest difference is. Raises `ImageError` for a file that cannot be read.
+    background, where all that is not clear is black, that is what was drawn. Of a lossy format what differs from the
+    background by more than half of the largest difference is. Raises `ImageError` for a file that cannot be read.
     """
     with opened(path) as image:
         if isinstance(image, Tensor):
