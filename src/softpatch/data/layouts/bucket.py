@@ -8,6 +8,7 @@ from pathlib import Path
 from softpatch.errors import InputError
 
 _SCHEME = "s3://"
+_LONGEST = 1_100  # characters: a key of S3 has at most 1,024 bytes
 _PLACES_SHOWN = 6
 
 
@@ -32,6 +33,10 @@ def local_files(references: Mapping[str, str], folders: Sequence[Path]) -> dict[
 
 def _parts(reference: str, where: str) -> tuple[str, ...]:
     """The bucket and the names in the key."""
+    if len(reference) > _LONGEST:
+        raise InputError(
+            f"{where} names a file by {len(reference):,} characters; s3://bucket/key has at most {_LONGEST:,}"
+        )
     parts = tuple(part for part in reference.removeprefix(_SCHEME).split("/") if part not in ("", "."))
     if not reference.startswith(_SCHEME) or len(parts) < 2 or reference.endswith("/"):
         raise InputError(f"{where} names {reference!r}; the place of a file is s3://bucket/key")

@@ -46,7 +46,10 @@ class Entry:
 
 
 def is_manifest(path: Path) -> bool:
-    """Whether a file begins as a manifest does. False where it cannot be opened."""
+    """Whether a file begins as a manifest does: as JSON, and with a `source-ref` unless its suffix is `.manifest`.
+
+    False where it cannot be opened.
+    """
     try:
         if not path.is_file():
             return False
@@ -54,7 +57,8 @@ def is_manifest(path: Path) -> bool:
             start = file.read(_LOOKED_AT).replace(b"\0", b"")  # of UTF-16, of which `read_manifest` tells
     except (OSError, ValueError):
         return False
-    return f'"{_SOURCE}"'.encode() in start and start.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith((b"{", b"["))
+    is_json = start.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith((b"{", b"["))
+    return is_json and (path.suffix.lower() == SUFFIX or f'"{_SOURCE}"'.encode() in start)
 
 
 def read_manifest(path: Path) -> tuple[Entry, ...]:
@@ -82,12 +86,19 @@ def _entry(line: str, where: str) -> Entry:
     try:
         content = json.loads(line, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        reason = f"{error.msg} at column {error.colno}" if isinstance(error, json.JSONDecodeError) else error
-        raise InputError(f"{where} is no JSON ({reason}); a manifest has a whole JSON object per line") from error
+        raise InputError(
+            f"{where} is no JSON ({_reason(error)}); a manifest has a whole JSON object per line"
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get(_SOURCE), str):
         shown = line.strip()[:_SHOWN]
         raise InputError(f"{where} is {shown!r}; each line is a JSON object whose {_SOURCE} is s3://bucket/key")
     return Entry(where, content[_SOURCE], _class_name(content, where), **_mask(content, where))
+
+
+def _reason(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error).partition(":")[0]
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -122,7 +133,7 @@ def _class_name(content: dict[str, Any], where: str) -> str | None:
     if len(names) > 1:
         said = " and ".join(f"{name[:_SHOWN]!r} by {attribute!r}" for name, attribute in names.items())
         raise InputError(f"{where} labels its image {said}; leave one of these labels")
-    bare = next((name for name in content if name.endswith("label") and name + _METADATA not in content), None)
+    bare = _without_metadata(content, "label")
     if bare is not None and not names:
         raise InputError(
             f"{where} has the label {bare!r} without {bare + _METADATA!r}, whose class-name says normal or anomaly"
@@ -130,10 +141,21 @@ def _class_name(content: dict[str, Any], where: str) -> str | None:
     return next(iter(names), None)
 
 
+def _without_metadata(content: dict[str, Any], ending: str) -> str | None:
+    """An attribute with this ending of which no metadata say what it means."""
+    names = (name for name in content if name.endswith(ending))
+    return next((name for name in names if not isinstance(content.get(name + _METADATA), dict)), None)
+
+
 def _mask(content: dict[str, Any], where: str) -> dict[str, Any]:
     """What an `Entry` says of a mask, nothing where there is none."""
     found = _of_type(content, _SEGMENTATION)
-    masks = {name: content[name] for name in found if name in content and content[name] != ""}
+    masks = {name: content[name] for name in found if name.endswith("-ref") and name in content}
+    bare = _without_metadata(content, "mask-ref")
+    if bare is not None:
+        raise InputError(
+            f"{where} has the mask {bare!r} without {bare + _METADATA!r}, whose internal-color-map it needs"
+        )
     if not masks:
         return {}
     if len(masks) > 1:
