@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -564,3 +565,16 @@ def test_labelled_defects_that_are_learned_from_are_told(tmp_path: Path) -> None
         "1 of 3 training images are labelled as defective and are learned from like the others, "
         "unless --decisions rejects them.",
     )
+
+
+def test_the_manifest_of_the_documentation(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs/how-to/coming-from-lookout-for-vision.md"
+    (text,) = re.findall(r"^```json\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for number in (1, 2, 3):
+        picture(tmp_path / f"circuit-board/train/{number}.png")
+    picture(tmp_path / "circuit-board/masks/2.png", painted(GREEN))
+    (tmp_path / "circuit-board/all.manifest").write_text(text)
+    dataset = open_dataset(tmp_path / "circuit-board")
+    assert of(dataset.train, tmp_path / "circuit-board") == {"train/1.png": "good", "train/3.png": "unlabelled"}
+    assert of(dataset.test, tmp_path / "circuit-board") == {"train/2.png": "scratch"}
+    assert int(dataset.test[0].read_mask().sum()) == 1
