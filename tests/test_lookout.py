@@ -153,7 +153,13 @@ def test_a_manifest_of_test_images_by_itself(tmp_path: Path) -> None:
     assert alone.test == open_dataset(root).test
     chosen = choose_images(root / "test.manifest", "predict")
     assert [Path(ref.name).name for ref in chosen.refs] == ["a.png", "n.png"]
+    train = open_dataset(root / "train.manifest")
+    assert (train.train, train.test) == (open_dataset(root).train, ())
+    with pytest.raises(InputError, match=r"test\.manifest has no training images, only 2 for testing"):
+        choose_images(root / "test.manifest", "train")
+    (root / "test.manifest").rename(root / "test.jsonl")
     assert open_dataset(root / "train.manifest").is_split is False
+    (root / "test.jsonl").rename(root / "test.manifest")
     with pytest.raises(InputError, match=r"`layout` 'mvtec' is of a folder, but .*test\.manifest is a manifest"):
         open_dataset(root / "test.manifest", layout="mvtec")
     with pytest.raises(InputError, match=r"`category` 'a' is not in .*test\.manifest, a manifest of one product"):
@@ -199,7 +205,7 @@ def test_test_images_without_a_label_are_left_out(tmp_path: Path) -> None:
     dataset = open_dataset(root)
     assert len(dataset.test) == 2
     assert [(each.path.name, each.kind) for each in dataset.passed_over] == [("u.png", "test image without a label")]
-    assert dataset.notes[0] == "1 images in test.manifest have no label and are left out."
+    assert dataset.notes[0] == "images in test.manifest that have no label are left out, 1 of 3."
 
 
 # --- labels ---
@@ -262,7 +268,7 @@ def test_what_a_line_says_of_its_image(tmp_path: Path, content: dict[str, Any], 
         ({"source-ref": "s3://bucket/..\\0.png"}, "points outside its folder"),
         ({"source-ref": "s3://bucket/C:/0.png"}, "points outside its folder"),
         ({"source-ref": "s3://bucket/\0.png"}, "points outside its folder"),
-        ({"source-ref": "s3://bucket/\ud800.png"}, "is missing, as are 1 of 1 files of the bucket"),
+        ({"source-ref": "s3://bucket/\ud800.png"}, r"is missing \(1 of 1 files of bucket 'bucket' are\)"),
         (with_map("m", {}, 3), "has '3' as 'm-ref'; the mask of an image is s3://bucket/key"),
         (with_map("m", {}, "s3://bucket/../m.png"), "points outside its folder"),
         (with_map("m", {"0": 3}), "has '3' in internal-color-map; each has a class-name"),
@@ -360,8 +366,8 @@ def test_no_image_is_taken_for_another_of_its_name(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         open_dataset(tmp_path)
     assert str(caught.value) == (
-        f"line 2 of {tmp_path}/m.manifest names 's3://bucket/bad/0.png', but {tmp_path}/bad/0.png is missing, "
-        "as are 1 of 2 files of the bucket; copy them with `aws s3 sync`"
+        f"line 2 of {tmp_path}/m.manifest names 's3://bucket/bad/0.png', but {tmp_path}/bad/0.png is missing "
+        "(1 of 2 files of bucket 'bucket' are); copy them with aws s3 sync, or give the folder that they lie in"
     )
 
 
@@ -370,7 +376,9 @@ def test_where_images_were_looked_for(tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
         open_dataset(tmp_path)
     places = " or ".join(f"{tmp_path}/{place}" for place in ("bucket/a/b/0.png", "a/b/0.png", "b/0.png"))
-    assert f"names 's3://bucket/a/b/0.png', but {places} is missing, as are 2 of 2 files" in str(caught.value)
+    assert f"names 's3://bucket/a/b/0.png', but {places} is missing (2 of 2 files of bucket 'bucket' are)" in str(
+        caught.value
+    )
 
 
 def test_several_buckets(tmp_path: Path) -> None:
@@ -457,8 +465,7 @@ def test_a_mask_without_a_label_is_the_label(tmp_path: Path) -> None:
 
 def test_masks_of_good_images_are_not_read(tmp_path: Path) -> None:
     picture(tmp_path / "0.png")
-    (tmp_path / "m.png").write_bytes(b"no picture")
-    manifest(tmp_path / "m.manifest", [line("0.png", "normal", "m.png")])
+    manifest(tmp_path / "m.manifest", [line("0.png", "normal", "missing.png")])
     (sample,) = open_dataset(tmp_path).train
     assert (sample.mask_paths, sample.read_mask().any()) == ((), False)
 

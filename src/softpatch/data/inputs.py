@@ -23,8 +23,8 @@ from softpatch.data.video import is_video, video_refs
 from softpatch.errors import InputError
 
 Images = str | Path | Frame | Sequence[str | Path | Frame | ImageRef]
-"""What `fit` and `predict` take: a folder, a file, a video, an image in memory or a batch of them (see `Frame`), or a
-list of any of these."""
+"""What `fit` and `predict` take: a folder, a file, a video, a dataset's manifest, an image in memory or a batch of them
+(see `Frame`), or a list of any but manifests."""
 Purpose = Literal["train", "predict"]
 
 
@@ -44,8 +44,8 @@ def choose_images(
 
     Of a video all frames are named.
 
-    Of a dataset's folder these are the training images, or to predict the test images; all where the dataset does not
-    divide them. Raises `InputError` as `open_dataset` and `look_into` do, for an array or tensor of another shape,
+    Of a dataset's folder or manifest these are the training images, or to predict the test images; all where the
+    dataset does not divide them. Raises `InputError` as `open_dataset` and `look_into` do, for an array or tensor of another shape,
     dtype or range than `Frame` says, and for a `layout` or `category` that goes with no single folder.
     """
     folder = _one_folder(images)
@@ -92,6 +92,8 @@ def _of_folder(folder: Path, purpose: Purpose, layout: str, category: str | None
     samples = tuple(sorted((*dataset.train, *dataset.test), key=lambda sample: sample.path))
     if purpose == "train" and dataset.layout != "folder":
         samples = dataset.train
+        if not samples:
+            raise InputError(f"{folder} has no training images, only {len(dataset.test)} for testing; give others")
         notes = (note.format("training"), *(() if dataset.is_split else (HELD_OUT,)), *_labelled_defective(samples))
     elif dataset.is_split:
         samples, notes = dataset.test, (note.format("test"),)

@@ -62,7 +62,14 @@ def colours_in(path: Path, colours: Sequence[Colour]) -> list[Colour]:
         else:
             image.load()
             pixels = np.asarray(image.convert("RGB"))
-    return [colour for colour in colours if bool((pixels == np.array(colour, dtype=np.uint8)).all(axis=2).any())]
+    found = np.isin(_packed(np.array(colours, dtype=np.uint8)), _packed(pixels))
+    return [colour for colour, is_there in zip(colours, found, strict=True) if is_there]
+
+
+def _packed(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Colours (..., 3) as numbers (...)."""
+    packed: NDArray[np.uint32] = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    return packed
 
 
 def _distance(image: Tensor, background: Colour) -> Tensor:

@@ -66,8 +66,8 @@ def _files_of_bucket(
     places = [str(folder.joinpath(*parts[dropped:])) for folder, dropped in tried]
     looked = " or ".join(places[:_PLACES_SHOWN]) + (" or ..." if len(places) > _PLACES_SHOWN else "")
     raise InputError(
-        f"{references[missing]} names {missing!r}, but {looked} is missing, as are {len(keys) - counts[best]} of "
-        f"{len(keys)} files of the bucket; copy them with `aws s3 sync`"
+        f"{references[missing]} names {missing!r}, but {looked} is missing ({len(keys) - counts[best]} of {len(keys)} "
+        f"files of bucket {parts[0]!r} are); copy them with aws s3 sync, or give the folder that they lie in"
     )
 
 

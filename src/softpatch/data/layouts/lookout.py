@@ -24,36 +24,41 @@ from softpatch.data.layouts.samples import (
     labelled_by_mask,
     mask_notes,
 )
-from softpatch.data.masks import colours_in
+from softpatch.data.masks import Colour, colours_in
 from softpatch.errors import ImageError, InputError
 
 _FOLDERS = ("datasets", "manifests")
 _PARTS = {"train": {"train", "training"}, "test": {"test", "testing", "validation"}}
 
 
-def manifests_of(folder: Path) -> list[Path]:
+def _manifests(folder: Path) -> list[Path]:
     """The manifests of a dataset's folder, sorted: those in it, or else in its folder of manifests."""
     inside = child(folder, *_FOLDERS)
     for place in (folder, *([inside] if inside else [])):
         files = place.iterdir() if place.is_dir() else ()
-        found = sorted(path for path in files if path.suffix.lower() == SUFFIX and not path.name.startswith("."))
+        named = [path for path in files if path.suffix.lower() == SUFFIX and not path.name.startswith(".")]
+        found = sorted(path for path in named if path.is_file())
         if any(map(is_manifest, found)):
             return found
     return []
 
 
 def read_lone_manifest(manifest: Path) -> Dataset:
-    """Read a manifest that was named itself: of test images where its name says so, else of images nobody divided.
+    """Read a manifest that was named itself, of images that nobody divided unless names say so.
 
+    Named as that of test images, it has those alone; named as that of training images, with one of test images in the
+    same folder, those.
     Files are looked for from its folder on, and from the one above. Raises `InputError` as the layout does.
     """
     folder = manifest.absolute().parent
-    is_test = _part(manifest) == "test"
-    return _read_manifests(folder, (folder, folder.parent), {"test" if is_test else "all": manifest}, manifest.stem)
+    part = _part(manifest) or "all"
+    if part == "train" and "test" not in map(_part, _manifests(folder)):
+        part = "all"
+    return _read_manifests(folder, (folder, folder.parent), {part: manifest}, manifest.stem)
 
 
 def _read(folder: Path) -> Dataset:
-    found = manifests_of(folder)
+    found = _manifests(folder)
     parts = {part: [path for path in found if _part(path) == part] for part in _PARTS}
     if len(found) == 1:
         return _read_manifests(folder, (folder,), {"all": found[0]}, folder.name)
@@ -73,33 +78,41 @@ def _part(manifest: Path) -> str | None:
 
 
 def _read_manifests(root: Path, folders: Sequence[Path], manifests: Mapping[str, Path], category: str) -> Dataset:
-    """Read the manifests of `train` and `test`, of `test` alone, or of `all` images, whose files are in `folders`."""
+    """Read the manifests of `train` and `test`, of one of these, or of `all` images, whose files are in `folders`."""
     entries = {part: read_manifest(manifest) for part, manifest in manifests.items()}
-    files = _files(tuple(chain(*entries.values())), folders)
+    everything = tuple(chain(*entries.values()))
+    files = _files(everything, folders)
+    classes = {files[entry.image]: entry.classes for entry in everything}
     samples = {part: _samples(each, files) for part, each in entries.items()}
-    classes = {files[entry.image]: entry.classes for entry in chain(*entries.values())}
-    notes: list[str] = []
-    passed_over: tuple[PassedOver, ...] = ()
     if "all" in samples:
-        learned, test = held_out([sample for sample in samples["all"] if sample.kind != UNLABELLED])
-        unlabelled = tuple(sample for sample in samples["all"] if sample.kind == UNLABELLED)
-        train = tuple(sorted((*learned, *unlabelled), key=lambda sample: sample.path))
+        train, tested = _divided(samples["all"])
     else:
-        train = samples.get("train", ())
-        test = tuple(sample for sample in samples["test"] if sample.kind != UNLABELLED)
-        name = manifests["test"].name
-        others = [sample.path for sample in samples["test"] if sample.kind == UNLABELLED]
-        passed_over = tuple(PassedOver(path, "test image without a label", f"in `{name}`") for path in others)
-        notes += [f"{len(others)} images in {name} have no label and are left out."] if others else []
-    test = tuple(_with_kind(sample, classes[sample.path]) for sample in test)
-    notes += mask_notes(test, (), list(manifests.values())[-1].name)
+        train, tested = samples.get("train", ()), samples.get("test", ())
+    test = tuple(_with_kind(sample, classes[sample.path]) for sample in tested if sample.kind != UNLABELLED)
+    name = list(manifests.values())[-1].name
+    others = [sample.path for sample in tested if sample.kind == UNLABELLED]
+    notes = mask_notes(test, (), name)
+    if others:
+        notes.insert(0, f"images in {name} that have no label are left out, {len(others)} of {len(tested)}.")
+    passed_over = tuple(PassedOver(path, "test image without a label", f"in `{name}`") for path in others)
     return Dataset(root, "lookout", category, train, test, passed_over, tuple(notes), is_split="all" not in samples)
 
 
+def _divided(samples: Sequence[Sample]) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Training and test samples of those that nobody divided. All without a label are for training."""
+    train, test = held_out([sample for sample in samples if sample.kind != UNLABELLED])
+    unlabelled = [sample for sample in samples if sample.kind == UNLABELLED]
+    return tuple(sorted((*train, *unlabelled), key=lambda sample: sample.path)), test
+
+
 def _files(entries: Sequence[Entry], folders: Sequence[Path]) -> dict[str, Path]:
-    """The files of images and masks, by reference. Raises `InputError` for an image that is listed twice."""
-    masks = {entry.mask: entry.where for entry in entries if entry.mask is not None}
-    files = local_files({**masks, **{entry.image: entry.where for entry in entries}}, folders)
+    """The files of images and of the masks that matter, by reference.
+
+    Raises `InputError` for an image that is listed twice.
+    """
+    images = {entry.image: entry.where for entry in entries}
+    masks = {entry.mask: entry.where for entry in entries if entry.mask is not None and not _is_known_good(entry)}
+    files = local_files({**images, **masks}, folders)
     listed: dict[Path, str] = {}
     for entry in entries:
         first = listed.setdefault(files[entry.image], entry.where)
@@ -108,23 +121,25 @@ def _files(entries: Sequence[Entry], folders: Sequence[Path]) -> dict[str, Path]
     return files
 
 
+def _is_known_good(entry: Entry) -> bool:
+    return entry.class_name is not None and is_good(entry.class_name)
+
+
 def _samples(entries: Sequence[Entry], files: Mapping[str, Path]) -> tuple[Sample, ...]:
     return tuple(sorted((_sample(entry, files) for entry in entries), key=lambda sample: sample.path))
 
 
 def _sample(entry: Entry, files: Mapping[str, Path]) -> Sample:
     path = files[entry.image]
-    masks = () if entry.mask is None else (files[entry.mask],)
-    if entry.class_name is None:
-        if not masks:
-            return Sample(path, False, (), UNLABELLED)
-        return labelled_by_mask(path, masks, entry.background)
-    if is_good(entry.class_name):
+    if _is_known_good(entry):
         return Sample(path, False, (), GOOD)
-    return Sample(path, True, masks, entry.class_name, entry.background)
+    masks = () if entry.mask is None else (files[entry.mask],)
+    if entry.class_name is not None:
+        return Sample(path, True, masks, entry.class_name, entry.background)
+    return labelled_by_mask(path, masks, entry.background) if masks else Sample(path, False, (), UNLABELLED)
 
 
-def _with_kind(sample: Sample, classes: Mapping[tuple[int, int, int], str]) -> Sample:
+def _with_kind(sample: Sample, classes: Mapping[Colour, str]) -> Sample:
     """The sample under the names of the defects that its mask shows, where that names any."""
     if not sample.mask_paths or not classes:
         return sample
@@ -138,6 +153,8 @@ def _with_kind(sample: Sample, classes: Mapping[tuple[int, int, int], str]) -> S
     return replace(sample, kind=", ".join(names) or sample.kind)
 
 
-LAYOUT = Layout(
-    "lookout", "a manifest of Lookout for Vision, such as train.manifest", lambda f: bool(manifests_of(f)), _read
-)
+def _fits(folder: Path) -> bool:
+    return bool(_manifests(folder))
+
+
+LAYOUT = Layout("lookout", "a manifest of Lookout for Vision, such as train.manifest", _fits, _read)
