@@ -18,6 +18,7 @@ from softpatch.data.decisions import read_decisions
 from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import Dataset, Sample, open_dataset, recognise_layout
 from softpatch.data.masks import colours_in, read_mask
+from softpatch.deploy.export.agreement import images_to_check
 from softpatch.errors import ImageError, InputError
 
 WHITE, GREEN, BLUE = (255, 255, 255), (0x2C, 0xA0, 0x2C), (0x1F, 0x77, 0xB4)
@@ -585,3 +586,8 @@ def test_the_manifest_of_the_documentation(tmp_path: Path) -> None:
     assert of(dataset.train, tmp_path / "circuit-board") == {"train/1.png": "good", "train/3.png": "unlabelled"}
     assert of(dataset.test, tmp_path / "circuit-board") == {"train/2.png": "scratch"}
     assert int(dataset.test[0].read_mask().sum()) == 1
+
+
+def test_an_export_is_checked_with_the_labels_of_a_manifest(tmp_path: Path) -> None:
+    refs, labels = images_to_check(divided(tmp_path) / "test.manifest", "auto", None)
+    assert ([Path(ref.name).name for ref in refs], labels) == (["a.png", "n.png"], [True, False])

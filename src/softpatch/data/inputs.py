@@ -45,8 +45,9 @@ def choose_images(
     Of a video all frames are named.
 
     Of a dataset's folder or manifest these are the training images, or to predict the test images; all where the
-    dataset does not divide them. Raises `InputError` as `open_dataset` and `look_into` do, for an array or tensor of another shape,
-    dtype or range than `Frame` says, and for a `layout` or `category` that goes with no single folder.
+    dataset does not divide them. Raises `InputError` as `open_dataset` and `look_into` do, for a dataset without
+    training images, for an array or tensor of another shape, dtype or range than `Frame` says, and for a `layout` or
+    `category` that goes with no single folder.
     """
     folder = _one_folder(images)
     if folder is not None:
