@@ -57,8 +57,10 @@ def is_manifest(path: Path) -> bool:
             start = file.read(_LOOKED_AT).replace(b"\0", b"")  # of UTF-16, of which `read_manifest` tells
     except (OSError, ValueError):
         return False
-    is_json = start.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n").startswith((b"{", b"["))
-    return is_json and (path.suffix.lower() == SUFFIX or f'"{_SOURCE}"'.encode() in start)
+    start = start.lstrip(b"\xef\xbb\xbf\xff\xfe \t\r\n")
+    if path.suffix.lower() == SUFFIX:
+        return start.startswith((b"{", b"["))
+    return start.startswith(b"{") and f'"{_SOURCE}"'.encode() in start.partition(b"\n")[0]
 
 
 def read_manifest(path: Path) -> tuple[Entry, ...]:

@@ -3,6 +3,7 @@
 A manifest lies in the folder itself or in its folder `datasets`, where Amazon's export puts it, or is named itself.
 """
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -18,7 +19,6 @@ from softpatch.data.layouts.samples import (
     Dataset,
     Layout,
     Sample,
-    child,
     held_out,
     is_good,
     labelled_by_mask,
@@ -33,13 +33,13 @@ _PARTS = {"train": {"train", "training"}, "test": {"test", "testing", "validatio
 
 def _manifests(folder: Path) -> list[Path]:
     """The manifests of a dataset's folder, sorted: those in it, or else in its folder of manifests."""
-    inside = child(folder, *_FOLDERS)
-    for place in (folder, *([inside] if inside else [])):
-        files = place.iterdir() if place.is_dir() else ()
-        named = [path for path in files if path.suffix.lower() == SUFFIX and not path.name.startswith(".")]
-        found = sorted(path for path in named if path.is_file())
-        if any(map(is_manifest, found)):
-            return found
+    for place in (folder, *(folder / name for name in _FOLDERS)):
+        if place.is_dir():
+            with os.scandir(place) as entries:  # a folder may hold very many images
+                names = sorted(entry.name for entry in entries if entry.name.lower().endswith(SUFFIX))
+            found = [place / name for name in names if not name.startswith(".") and (place / name).is_file()]
+            if any(map(is_manifest, found)):
+                return found
     return []
 
 
