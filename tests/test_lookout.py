@@ -301,8 +301,8 @@ GOOD_LINE = json.dumps(line("0.png", "normal")).encode()
         (GOOD_LINE + b"\n" + b"[" * 100_000, r"line 2 of .* is no JSON \(nested too deeply\)"),
         (GOOD_LINE + b'\n{"a": ' + b"9" * 5000 + b"}", r"line 2 of .* is no JSON \(Exceeds the limit \(4300"),
         (GOOD_LINE + b"\n" + b" " * 1_000_000 + b"x", "line 2 of .* has 1,000,001 characters, more than the 1,000,000"),
-        (GOOD_LINE + b"\n\xff\xfe", "m.manifest cannot be read: 'utf-8' codec"),
-        (GOOD_LINE.decode().encode("utf-16"), "m.manifest cannot be read: 'utf-8' codec"),
+        (GOOD_LINE + b"\n\xff\xfe", "m.manifest cannot be read: 'utf-8' codec .*; save it in UTF-8"),
+        (GOOD_LINE.decode().encode("utf-16"), "m.manifest cannot be read: 'utf-8' codec .*; save it in UTF-8"),
         (GOOD_LINE + b"\r\n\r\n" + GOOD_LINE, "line 3 of .* names 's3://bucket/0.png' again, after line 1 of .*; an"),
     ],
 )
