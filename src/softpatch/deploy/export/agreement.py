@@ -12,7 +12,7 @@ from torch import Tensor
 from softpatch.config import Settings
 from softpatch.data.images import ImageRef, as_asked, file_ref, some_of
 from softpatch.data.inputs import choose_images
-from softpatch.data.layouts import open_dataset
+from softpatch.data.layouts import is_manifest, open_dataset
 from softpatch.deploy.export.graph_file import Run
 from softpatch.detector import Detector
 from softpatch.errors import InputError
@@ -87,7 +87,7 @@ def training_images(detector: Detector, count: int = 16) -> list[ImageRef]:
 
 def images_to_check(path: Path, layout: str, category: str | None) -> tuple[list[ImageRef], list[bool] | None]:
     """The images at a path, and which of them are anomalous where it is a dataset that says so of its test images."""
-    if path.is_dir():
+    if path.is_dir() or is_manifest(path):
         test = open_dataset(path, layout=layout, category=category).test
         labels = [sample.is_anomalous for sample in test]
         if len(set(labels)) == 2:
