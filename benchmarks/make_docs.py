@@ -206,6 +206,7 @@ def parts() -> dict[str, str]:
         "calibration": audit.calibration(audited),
         "small_defects": small_defects.table(json.loads(small_defects.ROWS.read_text())),
         "exported": exported.table(json.loads(exported.ROWS.read_text())),
+        "exported_cost": exported.cost_table(json.loads(exported.ROWS.read_text())),
         "serve": serve_load.table([json.loads(path.read_text()) for path in serve_load.ROWS]),
         "tiles": large_images.table(json.loads(large_images.ROWS.read_text())),
         "drift": drift.table(drifted),
