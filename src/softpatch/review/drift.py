@@ -59,15 +59,22 @@ def course_of(rows: Sequence[Mapping[str, Any]], drift: Drift) -> Course:
     return Course(first, drift, tuple(evidence), tuple(told))
 
 
+def summary_of(drift: Drift) -> dict[str, Any]:
+    """What a record says of the drift after all images, in numbers: ready for JSON."""
+    changed, more = drift.changed.evidence, drift.more.evidence
+    return {
+        "images": drift.images,
+        "usual_share": round(drift.usual_share, 4),
+        "recent_share": round(drift.recent_share, 4),
+        "evidence": {"images changed": round(changed, 2), "more defects": round(more, 2), "alarm_from": LEVEL},
+    }
+
+
 def write_drift(rows: Sequence[Mapping[str, Any]], drift: Drift, folder: Path) -> None:
     """Write the picture and the record of a whole sequence of rows; `drift` is that of before any image."""
     course = course_of(rows, drift)
-    changed, more = course.evidence[-1]
     record = {
-        "images": len(rows),
-        "usual_share": round(course.last.usual_share, 4),
-        "recent_share": round(course.last.recent_share, 4),
-        "evidence": {"images changed": round(changed, 2), "more defects": round(more, 2), "alarm_from": LEVEL},
+        **summary_of(course.last),
         "alarms": [
             {
                 "kind": each.alarm.kind,

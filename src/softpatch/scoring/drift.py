@@ -55,6 +55,11 @@ class Change:
     ended: Alarm | None
     sentence: str
 
+    def as_dict(self) -> dict[str, str | None]:
+        """The kinds of both, None where there is none, and the sentence."""
+        told, ended = (None if each is None else each.kind for each in (self.alarm, self.ended))
+        return {"alarm": told, "ended": ended, "sentence": self.sentence}
+
 
 @dataclass(frozen=True)
 class Cusum:

@@ -74,13 +74,8 @@ class WatchedDrift:
         change = self.drift.change_since(before)
         if change is None:
             return None
-        return {
-            "alarm": change.alarm and change.alarm.kind,
-            "ended": change.ended and change.ended.kind,
-            "first_path": change.alarm and self._path(change.alarm.first),
-            "told_path": entry.row["path"],
-            "sentence": change.sentence,
-        }
+        first_path = None if change.alarm is None else self._path(change.alarm.first)
+        return {**change.as_dict(), "first_path": first_path, "told_path": entry.row["path"]}
 
     def _path(self, image: int) -> str | None:
         """The path of the image of a number, None where it came before those at hand."""
