@@ -162,14 +162,44 @@ def test_nothing_is_lost_or_counts_twice_wherever_the_watcher_is_killed(
         with monkeypatch.context() as patched:
             kill_at(patched, number, torn=torn)
             try:
-                write(output, ENTRIES, at_once=15)
+                write(output, ENTRIES, at_once=30)
                 is_killed = False
             except KilledError:
                 pass
-        assert write(output, ENTRIES, at_once=15) == []
+        assert write(output, ENTRIES, at_once=30) == []
         assert (state(output), events(output)) == (LOOP[-1], EXPECTED), number
         number += 1
-    assert number > 40
+    assert number > 20
+
+
+ANEW = ModelIdentity("cd", None)
+STOOD = {**EXPECTED[0], "alarm": "", "ended": "images changed", "first_path": "", "told_path": "in/060.png",
+         "time": "2026-01-02T03:04:00+00:00",
+         "sentence": "whether images change is told anew; the alarm of before has ended"}  # fmt: skip
+
+
+def test_an_alarm_ends_with_its_test_wherever_the_watcher_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, after = ENTRIES[:67], [*ENTRIES[67:69], *ENTRIES[110:]]  # none begins with the new test
+    expected = plain(after)
+    assert not any(each.alarm for each in expected)
+    number, is_killed = 1, True
+    while is_killed:
+        output = tmp_path / str(number)
+        output.mkdir()
+        write(output, before, at_once=30)
+        with monkeypatch.context() as patched:
+            kill_at(patched, number, torn=True)
+            try:
+                write(output, after, ANEW, at_once=30)
+                is_killed = False
+            except KilledError:
+                pass
+        write(output, after, ANEW, at_once=30)
+        assert (state(output, ANEW), events(output)) == (expected[-1], [EXPECTED[0], STOOD]), number
+        number += 1
+    assert number > 10
 
 
 class Receiver:

@@ -21,6 +21,7 @@ from softpatch.scoring.drift import Drift
 
 STATE = "watch.drift"
 """The name of the file that says how far the test came."""
+_ENDED_WITH_TEST = "whether images change is told anew; the alarm of before has ended"
 _DRAWN = 1000  # of the last images at least, and twice as many at most
 
 
@@ -50,10 +51,12 @@ class WatchedDrift:
     """The test at work: its `drift` is that after the last row.
 
     For each part of the journal call `follow`, which gives the entries to write, and once they are on the disk `keep`.
+    `standing` is the kind of an alarm of the test before, which ends with the next row; None where there is none.
     """
 
     def __init__(self, output: Path, identity: ModelIdentity, begin: Checkpoint) -> None:
         self.drift = begin.drift
+        self.standing: str | None = None
         self._output, self._identity = output, identity
         self._kept = self._next = begin
         self._rows: list[dict[str, Any]] = []  # since what is kept
@@ -71,11 +74,14 @@ class WatchedDrift:
         self.drift = before.after(entry.row["map_quartile"], is_good=entry.kind == "good")
         self._rows.append(entry.row)
         self._is_drawn = False
-        change = self.drift.change_since(before)
-        if change is None:
+        change, standing, self.standing = self.drift.change_since(before), self.standing, None
+        if change is not None:
+            told, first = change.as_dict(), change.alarm and self._path(change.alarm.first)
+        elif standing is not None:
+            told, first = {"alarm": None, "ended": standing, "sentence": _ENDED_WITH_TEST}, None
+        else:
             return None
-        first_path = None if change.alarm is None else self._path(change.alarm.first)
-        return {**change.as_dict(), "first_path": first_path, "told_path": entry.row["path"]}
+        return {**told, "first_path": first, "told_path": entry.row["path"]}
 
     def _path(self, image: int) -> str | None:
         """The path of the image of a number, None where it came before those at hand."""
@@ -129,6 +135,7 @@ def open_drift(
     for place, entry in entries_of(output / JOURNAL, found.place, journal.length) if found else ():
         drift.follow([entry])
         drift.keep(place)
+    drift.standing = journal.alarm if drift.drift.alarm is None else None
     return drift, notes
 
 

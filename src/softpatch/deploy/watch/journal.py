@@ -60,10 +60,12 @@ class Entry:
 
 class Journal:
     """An open journal: which files are `judged`, by their identities, `counts` of each kind, and its `length` in bytes,
-    of lines that are on the disk."""
+    of lines that are on the disk. `alarm` is the kind of that which stood when it was opened, None where none did."""
 
-    def __init__(self, file: FileIO, length: int, judged: IdentitySet, counts: Counter[str], tables: Tables) -> None:
-        self.length, self.judged, self.counts = length, judged, counts
+    def __init__(
+        self, file: FileIO, length: int, judged: IdentitySet, counts: Counter[str], alarm: str | None, tables: Tables
+    ) -> None:
+        self.length, self.judged, self.counts, self.alarm = length, judged, counts, alarm
         self._file, self._tables = file, tables
 
     def append(self, entries: Sequence[Entry]) -> None:
@@ -97,12 +99,13 @@ def open_journal(output: Path, folder: Path) -> Iterator[tuple[Journal, list[str
         with replacing(path) as temporary:
             temporary.write_bytes(_line({"softpatch_watch": _FORMAT, "folder": watched}))
     length = _beginning(path, watched)
-    judged, counts = IdentitySet(), Counter[str]()
+    judged, counts, alarm = IdentitySet(), Counter[str](), None
     with Tables.following(output) as tables:
         for end, entry in entries_of(path):
             length = end
             judged.add([bytes.fromhex(entry.id)])
             counts[entry.kind] += 1
+            alarm = alarm if entry.drift is None else entry.drift["alarm"]
             tables.expect(lines_of(entry.row, entry.event))
         notes = tables.settle(lines_of(entry.row, entry.event) for _, entry in entries_of(path))
         try:
@@ -112,7 +115,7 @@ def open_journal(output: Path, folder: Path) -> Iterator[tuple[Journal, list[str
         with file:
             file.truncate(length)
             file.seek(length)
-            yield Journal(file, length, judged, counts, tables), notes
+            yield Journal(file, length, judged, counts, alarm, tables), notes
 
 
 def entries_of(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Entry]]:
