@@ -178,6 +178,7 @@ def test_each_model_has_its_own_also_when_it_was_dropped_from_memory(served: Ser
     send(served, STREAM[10:20])
     both = {**expected(plain(fitted, STREAM[:20])), **expected(plain(fitted, STREAM[30:31]), "screw", "2")}
     assert gauges(served) == pytest.approx(both)
+    assert told(served)["images"] == 20
     assert served.service.models.count_loaded() == 1
 
 
