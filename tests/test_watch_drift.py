@@ -385,6 +385,9 @@ def test_an_alarm_is_told_drawn_and_shown_as_by_predict(
     assert shown[0].endswith("0 waiting")
     with Image.open(watched.output / "drift.png") as picture:
         assert picture.size == (1440, 864)
+    before = (watched.output / "drift.png").stat().st_mtime_ns
+    assert watch(fitted, watched) == found
+    assert (watched.output / "drift.png").stat().st_mtime_ns == before  # nothing came that it does not show
 
 
 def test_a_watcher_that_is_stopped_over_and_over_says_the_same(

@@ -6,7 +6,7 @@ are taken anew at every start: so none is lost or counts twice, wherever the wat
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,18 +50,29 @@ class Checkpoint:
 class WatchedDrift:
     """The test at work: its `drift` is that after the last row.
 
-    For each part of the journal call `follow`, which gives the entries to write, and once they are on the disk `keep`.
-    `standing` is the kind of an alarm of the test before, which ends with the next row; None where there is none.
+    `catch_up` with the journal first. Then for each part of it call `follow`, which gives the entries to write, and
+    once they are on the disk `keep`.
     """
 
     def __init__(self, output: Path, identity: ModelIdentity, begin: Checkpoint) -> None:
         self.drift = begin.drift
-        self.standing: str | None = None
+        self._standing: str | None = None  # an alarm of the test before, which ends with the next row
         self._output, self._identity = output, identity
         self._kept = self._next = begin
         self._rows: list[dict[str, Any]] = []  # since what is kept
         self._rows_until_next = 0
         self._is_drawn = True
+
+    def catch_up(self, entries: Iterable[tuple[int, Entry]], alarm: str | None) -> None:
+        """Take account of the entries behind the checkpoint, each with the byte behind it, which are in the journal.
+
+        `alarm` is the kind of that which stands by the journal, None where none does.
+        """
+        for place, entry in entries:
+            self.follow([entry])
+            self.keep(place)
+        self._standing = alarm if self.drift.alarm is None else None
+        self._is_drawn = (self._output / PICTURE).exists()
 
     def follow(self, entries: Sequence[Entry]) -> list[Entry]:
         """The same entries, each with what it tells of drift."""
@@ -74,7 +85,7 @@ class WatchedDrift:
         self.drift = before.after(entry.row["map_quartile"], is_good=entry.kind == "good")
         self._rows.append(entry.row)
         self._is_drawn = False
-        change, standing, self.standing = self.drift.change_since(before), self.standing, None
+        change, standing, self._standing = self.drift.change_since(before), self._standing, None
         if change is not None:
             told, first = change.as_dict(), change.alarm and self._path(change.alarm.first)
         elif standing is not None:
@@ -129,13 +140,11 @@ def open_drift(
         forget_drift(output)
         return None, [f"whether images change is not told: {error}"]
     found, notes = _checkpoint(output, journal, identity)
-    drift = WatchedDrift(output, identity, found or Checkpoint(journal.length, usual))
+    begin = found or Checkpoint(journal.length, usual)
+    drift = WatchedDrift(output, identity, begin)
     if found is None:
         drift.write()
-    for place, entry in entries_of(output / JOURNAL, found.place, journal.length) if found else ():
-        drift.follow([entry])
-        drift.keep(place)
-    drift.standing = journal.alarm if drift.drift.alarm is None else None
+    drift.catch_up(entries_of(output / JOURNAL, begin.place, journal.length), journal.alarm)
     return drift, notes
 
 
@@ -144,7 +153,7 @@ def forget_drift(output: Path) -> None:
     try:
         (output / STATE).unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"cannot remove {output / STATE}: {error.strerror or error}") from error
+        raise InputError(f"cannot remove {output / STATE}: {error.strerror or error}; move it away") from error
 
 
 def _checkpoint(output: Path, journal: Journal, identity: ModelIdentity) -> tuple[Checkpoint | None, list[str]]:
@@ -169,6 +178,6 @@ def _read(path: Path) -> tuple[Checkpoint | None, ModelIdentity | None]:
         identity = ModelIdentity(state["model"], state["threshold"])
         return Checkpoint(int(state["journal_bytes"]), Drift.from_dict(state["drift"])), identity
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}; move it away") from error
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None, None
