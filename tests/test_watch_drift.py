@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -253,6 +254,31 @@ def test_an_alarm_that_was_not_sent_is_sent_by_the_next_watcher_and_once(tmp_pat
     first, second = deliver(tmp_path, [], only=("drift",))
     assert (first["alarm"], second["ended"]) == ("images changed", "images changed")
     assert deliver(tmp_path, [], only=("drift",)) == []
+
+
+def test_an_alarm_that_its_receiver_did_not_take_comes_after_its_verdict_once_more(tmp_path: Path) -> None:
+    taken: list[dict[str, Any]] = []
+
+    def refuse_alarms(content: bytes) -> None:
+        if b'"event"' in content:
+            raise ConnectionError("no")
+        taken.append(json.loads(content))
+
+    with open_journal(tmp_path, FOLDER) as (journal, _):
+        drift, _ = open_drift(tmp_path, journal, DETECTOR, MODEL)
+        assert drift is not None
+        delivery = Delivery("test", refuse_alarms, tmp_path, journal, note=print)
+        delivery.begin()
+        entries = drift.follow(ENTRIES[:75])
+        journal.append(entries)
+        delivery.announce(entries, journal.length)
+        while len(taken) <= TOLD:
+            time.sleep(0.01)
+        delivery.close(0.05)
+        assert delivery.waiting > 0
+    again = deliver(tmp_path, [])
+    assert [each["id"] for each in again[:2]] == [taken[-1]["id"], f"{taken[-1]['id']}-drift"]
+    assert sum("event" in each for each in again) == 1
 
 
 @pytest.mark.parametrize("other", [ModelIdentity("cd", None), ModelIdentity("ab", 2.0)])
