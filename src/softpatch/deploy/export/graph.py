@@ -24,6 +24,7 @@ OUTPUTS = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
 _Nearest = tuple[Tensor, Tensor | None]
 _ALIKE, _SAME = 8, 0.001  # patches whose radii differ by so little are bounded together
 _DISTANCES = 2**19  # of an image that are held at once: 2 MB, which stay in a cache
+_FEWEST = 256  # patches of a block, however large images are: a graph of a thousand blocks takes minutes to make
 
 
 class ExportedDetector(nn.Module):
@@ -149,7 +150,7 @@ class BankSearch(nn.Module):
         under, weights = torch.stack(list(radii)), bank.weights
         varies = bool((weights != weights[0]).any())
         self.weight = 1.0 if varies else float(weights[0])
-        at_once = max(64, _DISTANCES // positions)
+        at_once = max(_FEWEST, _DISTANCES // positions)
         blocks = []
         for members, level in _alike(under, 1 if varies else _ALIKE):
             for some in torch.split(torch.arange(members.shape[1]), max(1, at_once // len(members))):

@@ -4,7 +4,6 @@
 are taken anew at every start: so none is lost or counts twice, wherever the watcher was killed.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from softpatch.atomic import replacing
+from softpatch.data.paths import file_digest
 from softpatch.deploy.watch.journal import JOURNAL, UNREADABLE, Entry, Journal, begins_line, entries_of
 from softpatch.deploy.watch.tables import free_name
 from softpatch.detector import Detector
@@ -35,8 +35,7 @@ class ModelIdentity:
     @classmethod
     def of(cls, model: Path, threshold: float | None) -> "ModelIdentity":
         """That of a model file."""
-        with model.open("rb") as file:
-            return cls(hashlib.file_digest(file, "sha256").hexdigest(), threshold)
+        return cls(file_digest(model), threshold)
 
 
 @dataclass(frozen=True)
