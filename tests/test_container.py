@@ -70,7 +70,7 @@ def test_what_it_copies_is_there_and_let_through() -> None:
 def test_torch_is_the_one_that_is_pinned(tmp_path: Path) -> None:
     (chosen,) = [re.findall(r"grep (-E '[^']+') constraints.txt", rest) for word, rest in STEPS if "grep" in rest]
     shutil.copy(ROOT / "constraints.txt", tmp_path)
-    found = subprocess.run(["grep", *shlex.split(chosen[0]), "constraints.txt"], cwd=tmp_path, capture_output=True)  # noqa: PLW1510
+    found = subprocess.run(["grep", *shlex.split(chosen[0]), "constraints.txt"], cwd=tmp_path, capture_output=True)
     assert re.fullmatch(rb"torch==[\d.]+\ntorchvision==[\d.]+\n", found.stdout)
 
 
@@ -114,7 +114,7 @@ TOLD = dict(word.split("=", 1) for word in shlex.split(only("ENV")))
 
 @pytest.fixture
 def shut_in(models: Path) -> list[str]:
-    """What runs a command in the image's environment, without rights, where only /tmp is written; models are in /mnt."""
+    """What runs a command in the image's environment, without rights, where only /tmp is written; /mnt has models."""
     command = ["unshare", "--mount", "sh", "-ec", READ_ONLY, "sh", str(models)]
     if sys.platform != "linux" or os.geteuid() != 0 or not (shutil.which("unshare") and shutil.which("setpriv")):
         pytest.skip("only root of a Linux can mount a file system that is read-only")

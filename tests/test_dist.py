@@ -126,5 +126,5 @@ def test_the_version_is_the_same_everywhere() -> None:
 
 def test_what_no_commit_holds_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dist, "_git", lambda *words: " M README.md" if words[0] == "status" else "1")
-    with pytest.raises(SystemExit, match="commit them first:\n M README.md"):
+    with pytest.raises(SystemExit, match=r"commit them first:\n M README\.md"):
         dist.main()

@@ -1,4 +1,4 @@
-"""The units for systemd in packaging/: their commands exist, they may write what these write, and systemd takes them."""
+"""The units for systemd: their commands are read, they may write what these write, and systemd takes them."""
 
 import configparser
 import re
