@@ -26,7 +26,7 @@ def lines(page: str, *languages: str) -> list[str]:
 
 
 def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    small = partial(write_demo_dataset, train_good=9, train_anomalous=2, test_good=4, test_anomalous=4, size=128)
+    small = partial(write_demo_dataset, train_good=6, train_anomalous=1, test_good=2, test_anomalous=2, size=96)
     monkeypatch.setattr("softpatch.review.demo.write_demo_dataset", small)
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     monkeypatch.chdir(tmp_path)
@@ -37,7 +37,7 @@ def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         with pytest.raises(SystemExit) as leaving:
             cli.main(shlex.split(command)[1:])
         assert leaving.value.code == 0, (command, capsys.readouterr().err)
-    assert len((tmp_path / "results/predictions.csv").read_text().splitlines()) == 9
+    assert len((tmp_path / "results/predictions.csv").read_text().splitlines()) == 5
 
 
 def write_resnet18(path: Path) -> None:
