@@ -17,7 +17,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 _BESIDE = re.compile(r"(^|/)(__pycache__(/|$)|\.)|\.py[co]$")
-_IN_ARCHIVE = ("CHANGELOG.md", "LICENSE", "README.md", "constraints.txt", "pyproject.toml", "packaging/Containerfile")
+_BUILDS = {"CHANGELOG.md", "LICENSE", "MANIFEST.in", "README.md", "constraints.txt", "pyproject.toml"}
+_MADE = re.compile(r"(PKG-INFO|setup\.cfg|src/softpatch\.egg-info/[\w.-]+)")  # by setuptools
 
 
 def build(source: Path, output: Path, epoch: int) -> tuple[Path, Path]:
@@ -68,7 +69,7 @@ def problems(wheel: Path, archive: Path, source: Path) -> list[str]:
     """What is wrong with a wheel and a source archive of `source`: a line for each file, none where all is right.
 
     The wheel holds the files of src/softpatch, all of them, the licence, and nothing else; the archive also what
-    builds it.
+    builds it, and packaging/.
     """
     package = source / "src/softpatch"
     files = {path.relative_to(package.parent).as_posix() for path in package.rglob("*") if path.is_file()}
@@ -79,14 +80,18 @@ def problems(wheel: Path, archive: Path, source: Path) -> list[str]:
         archived = {each.name.partition("/")[2] for each in opened_archive.getmembers() if each.isfile()}
     about = {name for name in found if name.partition("/")[0].endswith(".dist-info")}
     licences = [name for name in about if name.endswith("/licenses/LICENSE")]
-    strange = {name for name in archived if name.split("/")[0] in ("tests", "benchmarks", "docs", "training")}
-    in_archive = {*_IN_ARCHIVE, *(f"src/{name}" for name in wanted)}
+    beside = {f"packaging/{path.name}" for path in (source / "packaging").iterdir() if path.is_file()}
+    in_archive = _BUILDS | beside | {f"src/{name}" for name in wanted}
+    strange = {name for name in archived - in_archive if not _MADE.fullmatch(name)}
     return [
         *(f"{name} is not in the wheel; name it in package-data of pyproject.toml" for name in sorted(wanted - found)),
         *(f"{name} is in the wheel, and not in src" for name in sorted(found - about - wanted)),
         *([] if licences else ["the licence is not in the wheel"]),
         *(f"{name} is not in the source archive; name it in MANIFEST.in" for name in sorted(in_archive - archived)),
-        *(f"{name} is in the source archive; leave it out in MANIFEST.in" for name in sorted(strange)),
+        *(
+            f"{name} is in the source archive, and builds nothing; leave it out in MANIFEST.in"
+            for name in sorted(strange)
+        ),
     ]
 
 
