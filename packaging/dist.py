@@ -88,10 +88,7 @@ def problems(wheel: Path, archive: Path, source: Path) -> list[str]:
         *(f"{name} is in the wheel, and not in src" for name in sorted(found - about - wanted)),
         *([] if licences else ["the licence is not in the wheel"]),
         *(f"{name} is not in the source archive; name it in MANIFEST.in" for name in sorted(in_archive - archived)),
-        *(
-            f"{name} is in the source archive, and builds nothing; leave it out in MANIFEST.in"
-            for name in sorted(strange)
-        ),
+        *(f"{name} is in the source archive and builds nothing; exclude it in MANIFEST.in" for name in sorted(strange)),
     ]
 
 

@@ -66,7 +66,7 @@ def test_what_is_forgotten_is_told(built: tuple[Path, Path], source: Path) -> No
             "softpatch/review/new_page.svg is not in the wheel; name it in package-data of pyproject.toml",
             "softpatch/py.typed is in the wheel, and not in src",
             "src/softpatch/review/new_page.svg is not in the source archive; name it in MANIFEST.in",
-            "src/softpatch/py.typed is in the source archive, and builds nothing; leave it out in MANIFEST.in",
+            "src/softpatch/py.typed is in the source archive and builds nothing; exclude it in MANIFEST.in",
         ]
     finally:
         new.unlink()
