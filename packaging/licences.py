@@ -17,10 +17,18 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parent.parent
 EXTRAS = ("serve", "mqtt", "export", "openvino", "video", "bench")
 """The extras of those who use softpatch, in the order of the page."""
+_WHERE = {
+    "os_name": "posix",
+    "platform_machine": "x86_64",
+    "platform_system": "Linux",
+    "python_full_version": "3.11.0",
+    "python_version": "3.11",
+    "sys_platform": "linux",
+}
 _LONGEST = 60  # characters of a licence's name; longer ones are its text
 _HEAD = """# Licences
 
-What `pip install softpatch` brings with it, in the versions of `constraints.txt`, and the licence that each package states. softpatch itself is under Apache-2.0. `make sbom` writes the same of an installed environment as `dist/softpatch.cdx.json`, in CycloneDX, for tools that look for known vulnerabilities.
+What `pip install softpatch` brings with it on Linux, in the versions of `constraints.txt`, and the licence that each package states. softpatch itself is under Apache-2.0. `make sbom` writes the same of an installed environment as `dist/softpatch.cdx.json`, in CycloneDX, for tools that look for known vulnerabilities.
 
 Nothing that every installation has is under the GPL. To know where software is passed on:
 
@@ -57,9 +65,10 @@ def pinned() -> dict[str, str]:
 
 
 def needed(requirements: Iterable[str], versions: dict[str, str]) -> set[str]:
-    """The canonical names of all that requirements bring here, in turn; of `versions` alone.
+    """The canonical names of all that requirements bring on Linux, in turn; of `versions` alone.
 
-    So it does not depend on whether torch came with NVIDIA's libraries, which constraints.txt does not name.
+    So they are the same on every computer, and whether or not torch came with NVIDIA's libraries, which
+    constraints.txt does not name.
     """
     found, waiting = set[tuple[str, str]](), [Requirement(each) for each in requirements]
     while waiting:
@@ -68,8 +77,8 @@ def needed(requirements: Iterable[str], versions: dict[str, str]) -> set[str]:
         for extra in {"", *requirement.extras}:
             if name in versions and (name, extra) not in found:
                 found.add((name, extra))
-                others = map(Requirement, distribution(name).requires or ())
-                waiting += [each for each in others if each.marker is None or each.marker.evaluate({"extra": extra})]
+                others, where = map(Requirement, distribution(name).requires or ()), {**_WHERE, "extra": extra}
+                waiting += [each for each in others if each.marker is None or each.marker.evaluate(where)]
     return {name for name, _ in found}
 
 

@@ -26,7 +26,7 @@ def lines(page: str, *languages: str) -> list[str]:
 
 
 def test_the_commands_of_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
-    small = partial(write_demo_dataset, train_good=6, train_anomalous=1, test_good=2, test_anomalous=2, size=96)
+    small = partial(write_demo_dataset, train_good=6, train_anomalous=1, test_good=2, test_anomalous=2, size=128)
     monkeypatch.setattr("softpatch.review.demo.write_demo_dataset", small)
     monkeypatch.setattr("socket.socket.connect", lambda *_: pytest.fail("it asked the network"))
     monkeypatch.chdir(tmp_path)
