@@ -2,10 +2,12 @@
 
 import re
 import sys
+import tomllib
 from importlib.metadata import Distribution, version
 from pathlib import Path
 
 import pytest
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "docs/reference/licences.md").read_text(encoding="utf-8")
@@ -19,6 +21,15 @@ NAMED = re.findall(r"^\| ([\w-]+) \| (\d\S*) \| (.+) \|$", PAGE, flags=re.MULTIL
 def test_the_page_is_current() -> None:
     assert len(NAMED) > 60
     assert licences.page() == PAGE, "run `python packaging/licences.py > docs/reference/licences.md`"
+
+
+def test_what_is_asked_for_is_pinned_and_so_listed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    assert {"dev", "docs", *licences.EXTRAS} == set(extras)
+    asked = [*project["dependencies"], *(each for extra in licences.EXTRAS for each in extras[extra])]
+    names = {canonicalize_name(re.split(r"[\[>=]", each)[0]) for each in asked}
+    assert names <= {name for name, _, _ in NAMED}
 
 
 def test_what_is_pinned_is_what_is_installed() -> None:
