@@ -4,6 +4,8 @@ Client threads send images, a tenth of them bad requests, half as files to `/v1`
 answer is compared with what Python says of the same image in the same run, so one is right, wrong or lost. `--kill`
 kills the server halfway as the kernel would, and starts it again: clients may see errors from then until it is back,
 and at no other time. Figures go to a JSON file; throughput stands beside that of `SoftPatch.predict` in one process.
+Memory is looked at after `WARM_UP` seconds, in which threads and allocators take what they keep. `make docs` makes the
+table of the documentation of both runs, docs/lab/serve.json and docs/lab/serve_killed.json.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -28,6 +31,8 @@ from softpatch.estimator import SoftPatch
 
 PLAIN_SECONDS = 5.0
 BAD_SHARE = 0.1
+WARM_UP = 10.0
+ROWS = [Path(__file__).parent.parent / "docs/lab" / name for name in ("serve.json", "serve_killed.json")]
 HOST = "127.0.0.1"
 
 
@@ -210,7 +215,7 @@ def run(folder: Path, seconds: float, clients: int, *, kill: bool) -> dict[str, 
             server = start(model, port, log)
             back_at = ready_port(server, port, images[0][0])
         used = resident_mb(server.pid)
-        if used is not None:
+        if used is not None and now > (back_at or began) + WARM_UP:
             memory.append(used)
         time.sleep(0.1)
     for thread in threads:
@@ -250,6 +255,34 @@ def figures(load: Load, lasted: float, alone: float, memory: list[float]) -> dic
         "memory_mb": [round(used) for used in memory[:: max(1, len(memory) // 20)]],
         "wrong_examples": load.examples,
     }  # fmt: skip
+
+
+def table(runs: Sequence[dict[str, Any]]) -> str:
+    """The figures in Markdown, a column for each run."""
+    lines = [
+        "| | " + " | ".join("killed halfway" if run["killed"] else "undisturbed" for run in runs) + " |",
+        "|---" * (len(runs) + 1) + "|",
+    ]
+    rows = {
+        "requests in {seconds:.0f} s": "{requests:,}",
+        "right, and rightly refused": "{right:,}, {refused_as_it_should_be:,}",
+        "wrong": "{wrong}",
+        "lost while the server was up": "{lost_while_it_was_up}",
+        "lost while it was not": "{lost_meanwhile}",
+        "seconds until it judged again": "{back}",
+        "p50, p95, p99": "{p50_ms:.0f}, {p95_ms:.0f}, {p99_ms:.0f} ms",
+        "images a second, and of `predict` alone": "{images_per_second:.0f}, {plain_images_per_second:.0f}",
+        "memory, first quarter and last": "{memory_mb_first_quarter:.0f}, {memory_mb_last_quarter:.0f} MB",
+    }
+    for name, text in rows.items():
+        cells = [
+            text.format(
+                **run, lost_meanwhile=run["lost"] - run["lost_while_it_was_up"], back=run["seconds_until_back"] or ""
+            )
+            for run in runs
+        ]
+        lines.append(f"| {name.format(**runs[0])} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def main() -> None:

@@ -1,9 +1,11 @@
-"""A shift of a watched folder in a minute: `python benchmarks/watch_day.py [--files 10000] [--kills 6] [--move]`.
+"""A shift of a watched folder in a minute: `python benchmarks/watch_day.py [--files 10000] [--kills 6] [--move]
+[--no-drift]`.
 
 Small files are dropped into a folder: most are renamed into place, some written slowly in parts, some broken, some
 replaced later by others of the same name. Meanwhile the watcher is killed at random moments and started again. At the
-end every file must have exactly one row, equal to what `predict` says of the same content. Told are counts, and how
-many files were judged per second; with anything missing, double or different the exit status is 1.
+end every file must have exactly one row, equal to what `predict` says of the same content, and what is told of drift
+must be what a plain loop over the rows tells. Told are counts, and how many files were judged per second; with anything
+missing, double or different the exit status is 1.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from softpatch.deploy.watch.drift import ModelIdentity, open_drift
+from softpatch.deploy.watch.journal import open_journal
 from softpatch.estimator import SoftPatch
 
 _SIDE = 64
@@ -66,6 +70,7 @@ class Outcome:
     not_in_tables: int = 0
     not_moved: int = 0
     after_restart: int = 0
+    drift_different: int = 0
 
     @property
     def faults(self) -> int:
@@ -176,14 +181,23 @@ class Watcher:
 
 
 def run_day(
-    folder: Path, *, files: int, kills: int, seconds: float, seed: int = 0, move: bool = False, again: bool = True
+    folder: Path,
+    *,
+    files: int,
+    kills: int,
+    seconds: float,
+    seed: int = 0,
+    move: bool = False,
+    drift: bool = True,
+    again: bool = True,
 ) -> Outcome:
     """Let a day pass in `folder`, and say what came of it; `again` starts the watcher once more at the end."""
     make_model(folder / "model")
     (folder / "in").mkdir()
     day, rng = Day(), np.random.default_rng(seed + 1)
     deaths = sorted(rng.uniform(0.05, 0.95, kills) * files * _ENTRY)
-    watcher = Watcher(folder, ["--move", str(folder / "sorted")] if move else [], deaths)
+    options = [*(["--move", str(folder / "sorted")] if move else []), *([] if drift else ["--no-drift"])]
+    watcher = Watcher(folder, options, deaths)
     began = time.monotonic()
     for when, happen in events(folder / "in", day, files, seconds, seed):
         while (left := began + when - time.monotonic()) > 0:
@@ -198,7 +212,7 @@ def run_day(
     before = len(judged(folder))
     if again:
         watcher.go_over_again()
-    return compare(folder, day, before, move=move)
+    return compare(folder, day, before, move=move, drift=drift)
 
 
 def is_over(folder: Path, day: Day) -> bool:
@@ -215,7 +229,7 @@ def judged(folder: Path) -> list[tuple[Version, dict[str, object]]]:
     return found
 
 
-def compare(folder: Path, day: Day, before: int, *, move: bool) -> Outcome:
+def compare(folder: Path, day: Day, before: int, *, move: bool, drift: bool) -> Outcome:
     """Compare what was written down with what was dropped and with what `predict` says."""
     rows = judged(folder)
     counts = Counter(version for version, _ in rows)
@@ -243,7 +257,24 @@ def compare(folder: Path, day: Day, before: int, *, move: bool) -> Outcome:
         not_in_tables=int(not in_tables or len(good) + len(skipped) != len(rows)),
         not_moved=left + max(0, len(day.last) - moved) if move else 0,
         after_restart=len(rows) - before,
+        drift_different=int(drift and not is_drift_same(folder, good)),
     )
+
+
+def is_drift_same(folder: Path, rows: list[dict[str, object]]) -> bool:
+    """Whether the table of alarms, and what the next watcher goes on with, are those of a plain loop over the rows."""
+    output, detector = folder / "watched", SoftPatch.load(folder / "model", device="cpu").detector
+    drift, told = detector.drift(), []
+    for row in rows:
+        before, drift = drift, drift.after(row["map_quartile"], is_good=row["verdict"] == "good")
+        change = drift.change_since(before)
+        if change is not None:
+            told.append((row["path"], change.sentence))
+    with (output / "drift.csv").open(newline="") as file:
+        found = [(line["told_path"], line["sentence"]) for line in csv.DictReader(file)]
+    with open_journal(output, folder / "in") as (journal, _):
+        state, notes = open_drift(output, journal, detector, ModelIdentity.of(folder / "model", None))
+    return found == told and not notes and state is not None and state.drift == drift
 
 
 def _is_same(content: int, row: dict[str, object], expected: list[dict[str, object]]) -> bool:
@@ -265,6 +296,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="in which the files come")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--move", action="store_true", help="move judged files")
+    parser.add_argument("--no-drift", dest="drift", action="store_false", help="tell of no drift")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         began = time.monotonic()

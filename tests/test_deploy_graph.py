@@ -1,5 +1,6 @@
 """The graph of an exported detector answers as the detector does, in torch itself: no runtime is needed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from conftest import plate, tiny_softpatch
 from softpatch import SoftPatch
 from softpatch.data.roi import packed_roi
+from softpatch.deploy.export.embedding import joining
 from softpatch.deploy.export.graph import BankSearch, ExportedDetector, resizing
 from softpatch.errors import InputError
 from softpatch.memory.bank import MemoryBank
@@ -113,7 +115,45 @@ def test_patches_with_like_radii_are_searched_together(alike: float) -> None:
     assert torch.allclose(found, expected, rtol=1e-3)
 
 
-def test_what_cannot_be_exported(good_images: np.ndarray) -> None:
-    tiled = tiny_softpatch(tile=64, tile_overlap=16, resize=64).fit(np.tile(good_images, (1, 2, 2, 1)))
-    with pytest.raises(InputError, match="a model of images in tiles cannot be exported; fit one without `tile`"):
-        ExportedDetector(tiled.detector)
+def tiled(images: np.ndarray) -> np.ndarray:
+    """Images (N, 128, 192, 3) of 2 x 3 plates each, the first of them the given (N, 64, 64, 3)."""
+    found = np.tile(plate(0), (len(images), 2, 3, 1))
+    found[:, :64, :64] = images
+    return found
+
+
+@pytest.mark.parametrize("overlap", [16, 32])
+@pytest.mark.parametrize("roi", [None, packed_roi(LEFT)])
+def test_images_in_tiles(good_images: np.ndarray, roi: str | None, overlap: int) -> None:
+    estimator = tiny_softpatch(tile=64, tile_overlap=overlap, size=(192, 128), roi=roi, resize=None, crop=None)
+    estimator.fit(tiled(good_images))
+    assert_same(estimator, tiled(NEW))
+    larger = np.array(Image.fromarray(tiled(NEW)[0]).resize((300, 210)))
+    assert_same(estimator, larger[None])
+
+
+def test_cells_of_tiles_become_patches() -> None:
+    # 6 cells in two tiles of 4, which share the third and the fourth; weights rise as 1, 27 in eighths over 2 cells
+    matrix = joining(6, 4, 2, [0, 2])
+    near, far = 27 / 28 / 2, 1 / 28 / 2
+    expected = [[0.5, 0.5, 0, 0, 0, 0, 0, 0], [0, 0, near, far, far, near, 0, 0], [0, 0, 0, 0, 0, 0, 0.5, 0.5]]
+    assert torch.allclose(matrix, torch.tensor(expected))
+
+
+def test_the_mask_shows_a_patch_inside_the_region_of_interest(good_images: np.ndarray) -> None:
+    only = np.zeros((256, 256), dtype=bool)
+    only[100:160, 100:160] = True
+    estimator = tiny_softpatch(roi=packed_roi(only)).fit(good_images)
+    estimator.threshold = 1e-6  # so that all are anomalous, wherever their peaks lie
+    *_, masks = answers(estimator, NEW)
+    inside = estimator.predict(NEW[0]).framing.inside
+    assert (masks & inside).any(axis=(1, 2)).all()
+
+
+def test_what_cannot_be_exported(fitted: SoftPatch) -> None:
+    aligned = replace(fitted.detector, settings=replace(fitted.detector.settings, align="find"))
+    with pytest.raises(InputError, match="a model that aligns images cannot be exported; fit one without `align`"):
+        ExportedDetector(aligned)
+    on_gpu = replace(fitted.detector, backbone=replace(fitted.detector.backbone, device=torch.device("cuda", 0)))
+    with pytest.raises(InputError, match="a detector on cuda:0 cannot be exported; load it with `device` cpu"):
+        ExportedDetector(on_gpu)

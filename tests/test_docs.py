@@ -29,6 +29,7 @@ HOW_TO = (
     "read-a-report",
     "when-it-misses",
     "from-anomalib",
+    "coming-from-lookout-for-vision",
 )
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
@@ -103,6 +104,23 @@ def test_the_demo_makes_the_picture_and_figures_of_the_readme(tmp_path: Path) ->
         assert difference.mean() < 1, name  # grey levels of 255
 
 
+def write_manifests(labelled: Path, root: Path) -> None:
+    """The images of the demo as a folder that was copied from S3, with a manifest for each part."""
+    defective = [
+        line.split(",")[0] for line in (labelled / "train_truth.csv").read_text().split() if line.endswith("1")
+    ]
+    for part in ("train", "test"):
+        shutil.copytree(labelled / part, root / part)
+        lines = []
+        for path in sorted((root / part).rglob("*.png")):
+            place = path.relative_to(root).as_posix()
+            is_good = path.parent.name == "good" or (part == "train" and place not in defective)
+            metadata = {"class-name": "normal" if is_good else "anomaly", "type": "groundtruth/image-classification"}
+            name = f"s3://my-bucket/{root.name}/{place}"
+            lines.append(json.dumps({"source-ref": name, "label": int(not is_good), "label-metadata": metadata}))
+        (root / f"{part}.manifest").write_text("\n".join(lines))
+
+
 def test_commands_of_the_how_to_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     counts = {"train_good": 7, "train_anomalous": 1, "test_good": 4, "test_anomalous": 4}
     labelled = write_demo_dataset(tmp_path / "labelled", **counts, size=128)
@@ -111,6 +129,7 @@ def test_commands_of_the_how_to_pages(tmp_path: Path, monkeypatch: pytest.Monkey
     for number, path in enumerate(sorted((labelled / "test").rglob("*.png"))):
         shutil.copyfile(path, tmp_path / "new" / f"{number:03d}.png")
     (tmp_path / "decisions.csv").write_text("path,decision\n0000.png,reject\n")
+    write_manifests(labelled, tmp_path / "circuit-board")
     monkeypatch.chdir(tmp_path)
     ran = set()
     for name in HOW_TO:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from math import log10
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from conftest import plate, tiny_softpatch
 from softpatch import Drift, InputError, SoftPatch, cli
 from softpatch.model_file import save_detector
 from softpatch.results import map_quartile
-from softpatch.review.drift import course_of, drift_in_words, write_drift
+from softpatch.review.drift import course_of, draw_drift, drift_in_words, write_drift
 from softpatch.scoring.drift import LEVEL, Cusum, rank_odds, standing_out_odds
 from softpatch.scoring.threshold import LeftOutScores
 from test_cli import run
@@ -294,6 +295,47 @@ def test_the_record_and_the_picture_of_a_run(tmp_path: Path) -> None:
     assert sentence.endswith(f"(it begins at {alarm['first_path']}, and ended before image {alarm['ended'] + 1})")
     write_drift(rows[:100], begun(), tmp_path)
     assert drift_in_words(tmp_path) == ["no change is seen in the order of the 100 images"]
+
+
+def test_the_course_of_a_part_goes_on_from_what_came_before(tmp_path: Path) -> None:
+    quartiles, good = calm(5, 400)
+    quartiles[200:250] += 3
+    rows = [row(n, q, "good" if g else "check") for n, (q, g) in enumerate(zip(quartiles, good, strict=True))]
+    states = followed(begun(), quartiles, good)
+    whole, part = course_of(rows, begun()), course_of(rows[220:], states[219])
+    assert states[219].alarm is not None
+    assert part.evidence == whole.evidence[220:]
+    assert (part.before, part.last) == (states[219], states[-1])
+    assert [(each.alarm, each.ended) for each in part.told] == [(each.alarm, each.ended) for each in whole.told]
+    draw_drift(rows[220:], part, tmp_path / "part.png")
+    with Image.open(tmp_path / "part.png") as picture:
+        assert picture.size == (1440, 864)
+
+
+def test_a_picture_where_all_usual_images_stand_out(tmp_path: Path) -> None:
+    drift = Drift.begun([], [1.0, 2.0])
+    rows = [row(0, 1.5, "anomalous")]
+    draw_drift(rows, course_of(rows, drift), tmp_path / "drift.png")
+    assert (tmp_path / "drift.png").stat().st_size > 10_000
+
+
+def test_what_becomes_of_alarms_is_told_once() -> None:
+    quartiles, good = calm(3, 400)
+    good[100:250] = False
+    quartiles[150:250] += 5
+    states = [begun(), *followed(begun(), quartiles, good)]
+    changes = [after.change_since(before) for before, after in pairwise(states)]
+    told = [(number, change) for number, change in enumerate(changes) if change]
+    assert [(change.as_dict()["alarm"], change.as_dict()["ended"]) for _, change in told] == [
+        ("more defects", None),
+        ("images changed", "more defects"),
+        (None, "images changed"),
+    ]
+    for number, change in told[:2]:
+        assert change.alarm == states[number + 1].alarm
+        assert change.sentence == states[number + 1].sentence
+    assert told[2][1].sentence == "images look as usual again; the alarm has ended"
+    assert told[1][1].ended == told[0][1].alarm
 
 
 def test_predict_tells_where_the_light_changed(

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from conftest import plate
+from conftest import plate, tiny_softpatch
 from softpatch import ExportError, SoftPatch
+from softpatch.data.images import file_ref
 from softpatch.deploy.export import agreement
-from softpatch.deploy.export.agreement import Agreement, check_agreement
+from softpatch.deploy.export.agreement import Agreement, disagreement
+from softpatch.deploy.export.export import export_detector
 from softpatch.deploy.export.graph_file import FILES, OUTPUTS, load_graph, needed
 from softpatch.errors import InputError
 from test_cli import run
@@ -55,6 +57,7 @@ def test_an_exported_graph_answers_as_the_model(
     }
     assert description["model_digest"] == sha256(model.read_bytes()).hexdigest()
     assert [output["name"] for output in description["outputs"]] == list(OUTPUTS)
+    assert description["quantised"] == (["network", "search"] if precision == "int8" else [])
 
     answer = load_graph(tmp_path / "out" / FILES[file_format][0], threads=1)
     images = [plate(500), plate(501, defective=True)]
@@ -74,6 +77,43 @@ def test_an_exported_graph_answers_as_the_model(
     assert found["pred_mask"][1].any()
     for given, each in zip(found["anomaly_map"], expected, strict=True):
         np.testing.assert_allclose(given, each.anomaly_map, atol=5 * allowed * each.map_threshold)
+
+
+@pytest.mark.parametrize("file_format", ["onnx", "openvino"])
+@pytest.mark.parametrize(
+    "settings",
+    [{"preset": "softpatch+"}, {"tile": 64, "tile_overlap": 16, "size": (128, 64), "resize": None, "crop": None}],
+    ids=["a backbone of timm, two banks, soft weights", "tiles"],
+)
+def test_graphs_of_other_models(tmp_path: Path, settings: dict[str, object], file_format: str) -> None:
+    images = np.concatenate([[plate(seed) for seed in range(12)]] * 2, axis=2)
+    images[:, :, 64:] = plate(0)
+    estimator = tiny_softpatch(**settings).fit(images)
+    new = np.concatenate([[plate(seed, defective=True) for seed in (500, 501, 502)], images[:3, :, :64]], axis=2)
+    refs = []
+    for number, image in enumerate(new):
+        Image.fromarray(image).save(tmp_path / f"{number}.png")
+        refs.append(file_ref(tmp_path / f"{number}.png"))
+    found = export_detector(estimator.detector, tmp_path / "out", file_format=file_format, images=refs)
+    assert (found.images, found.changed_verdicts) == (3, 0)
+    answer = load_graph(tmp_path / "out" / FILES[file_format][0])
+    scores = [prediction.image_score for prediction in estimator.predict(list(new))]
+    assert answer(new)["pred_score"] == pytest.approx(scores, rel=1e-3)
+    assert answer(new[:1])["pred_score"] == pytest.approx(scores[:1], rel=1e-3)
+
+
+def test_a_backbone_that_torch_cannot_export(
+    fitted: SoftPatch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("no such operator\nand much more")
+
+    monkeypatch.setattr("torch.onnx.export", fail)
+    expected = "the backbone 'resnet18' cannot be exported: no such operator; fit with another$"
+    Image.fromarray(plate(1)).save(tmp_path / "1.png")
+    with pytest.raises(ExportError, match=expected):
+        export_detector(fitted.detector, tmp_path / "out", images=[file_ref(tmp_path / "1.png")])
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_thresholds_are_inputs_that_need_not_be_given(
@@ -111,11 +151,35 @@ def test_a_graph_that_does_not_agree_is_not_written(
 
 def test_the_deviation_that_each_precision_allows() -> None:
     off = Agreement(3, 0.005, 0.0, 0, None, None)
-    check_agreement(off, "fp16")
-    with pytest.raises(ExportError, match=r"a score is off by 0.005 of itself, and 0.001 is allowed in fp32"):
-        check_agreement(off, "fp32")
-    with pytest.raises(ExportError, match=r"a map is off by nan of itself"):
-        check_agreement(Agreement(3, 0.0, float("nan"), 0, None, None), "int8")
+    assert disagreement(off, "fp16") is None
+    assert disagreement(off, "fp32") == "of 3 images a score is off by 0.005 of itself, and 0.001 is allowed in fp32"
+    nan = disagreement(Agreement(3, 0.0, float("nan"), 0, None, None), "int8")
+    assert nan == "of 3 images a map is off by nan of itself, and 1 is allowed in int8"
+
+
+def test_a_network_that_does_not_bear_8_bits_keeps_32(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = iter([1.3, 1.0])
+
+    def first_wrong(path: Path) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+        graph, times = load_graph(path), next(off)
+        return lambda image: {
+            name: value * (times if name == "pred_score" else 1) for name, value in graph(image).items()
+        }
+
+    monkeypatch.setattr("softpatch.deploy.export.export.load_graph", first_wrong)
+    code, _, told = run(capsys, "export", model, "--precision", "int8", "-o", tmp_path, "--device", "cpu")
+    assert code == 0, told
+    assert "Note: the network does not bear 8 bits, of 14 images a score is off by 0." in told
+    assert "it keeps 32, and the search alone gets 8" in told
+    assert json.loads((tmp_path / "model.json").read_text())["quantised"] == ["search"]
+    import onnx
+
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    kinds = {node.op_type for node in graph.node if set(node.input) & dequantised}
+    assert kinds == {"Gemm"}
 
 
 def test_images_that_are_gone_are_asked_for(

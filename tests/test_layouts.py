@@ -195,7 +195,7 @@ def test_a_named_layout_that_does_not_fit(tmp_path: Path) -> None:
         open_dataset(tmp_path, layout="btad")
     with pytest.raises(InputError, match=r"'visa' needs .* Data/Images, but"):
         open_dataset(tmp_path, layout="visa")
-    with pytest.raises(InputError, match="`layout` 'coco' is unknown; choose from auto, folder, visa, "):
+    with pytest.raises(InputError, match="`layout` 'coco' is unknown; choose from auto, folder, lookout, visa, "):
         open_dataset(tmp_path, layout="coco")
     plain = open_dataset(tmp_path, layout="folder")
     assert (len(plain.train), [each.kind for each in plain.passed_over]) == (6, ["mask"] * 2)

@@ -1,5 +1,6 @@
 """What docs/how-to/behind-http.md says can be typed, and does what the page says."""
 
+import json
 import re
 import shlex
 import shutil
@@ -66,10 +67,11 @@ def test_curl_gets_what_the_page_says(served: Served, fitted: SoftPatch, tmp_pat
         ended = subprocess.run([*command, "--fail", "--silent", "--show-error"], capture_output=True, check=False)
         assert ended.returncode == 0, ended.stderr
         answers.append(ended.stdout)
-    assert len(answers) == 5
+    assert len(answers) == 6
     assert answers[0].count(b'"path"') == 1
     assert answers[1].count(b'"path"') == 2
     assert b'"regions"' in answers[2]
+    assert json.loads(answers[5])["drift"]["images"] == 6
     with Image.open("overlay.png") as overlay:
         assert overlay.format == "PNG"
     expected = fitted.predict(tmp_path / "photo.png").map_at_original_size()

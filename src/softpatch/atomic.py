@@ -1,4 +1,4 @@
-"""Write a file whole or not at all, and leave nothing behind."""
+"""Write a file whole or not at all, leave nothing behind, and keep other processes from writing to it."""
 
 import os
 import re
@@ -9,8 +9,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
 from softpatch.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # on Windows, where nothing keeps a second process out
+    fcntl = None  # type: ignore[assignment]
 
 _HOST = re.sub(r"\W", "", socket.gethostname())[:20] or "host"
 _TEMPORARY = re.compile(r"\.softpatch-(?P<host>\w+)-(?P<process>\d+)-")
@@ -120,6 +126,21 @@ def move_together(source: Path, names: Sequence[Path], folder: Path, obsolete: S
         for parent in [*name.parents][:-1]:
             with suppress(OSError):
                 (folder / parent).rmdir()  # where nothing is left in it
+
+
+def lock(file: IO[Any]) -> bool:
+    """Lock an open file for this process, until it is closed; false where another process holds the lock.
+
+    Where a system or a file system has no locks, nothing keeps others out.
+    """
+    if fcntl:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError:
+            pass
+    return True
 
 
 def _target(path: Path) -> Path:

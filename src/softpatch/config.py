@@ -29,8 +29,8 @@ Verdict = Literal["good", "check", "anomalous"]
 VERDICTS: tuple[Verdict, ...] = ("good", "check", "anomalous")
 """What is said of an image, the worst last."""
 LAYOUTS = (
-    *("folder", "visa", "real-iad", "mvtec-3d", "mvtec-ad-2", "mvtec-loco", "dagm", "kolektor", "btad", "mvtec"),
-    "labelled",
+    *("folder", "lookout", "visa", "real-iad", "mvtec-3d", "mvtec-ad-2", "mvtec-loco", "dagm", "kolektor", "btad"),
+    *("mvtec", "labelled"),
 )
 """Of datasets: the plain folder, then those that are recognised, in the order in which they are tried."""
 PROTOCOLS = ("clean", "no-overlap", "overlap", "overlap-distinct")

@@ -22,7 +22,7 @@ class ModelFileError(SoftPatchError):
 
 
 class ExportError(SoftPatchError):
-    """An exported graph does not say what the model says."""
+    """A model cannot be made a graph, or the graph does not say what the model says."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -494,6 +494,58 @@ def dataset_cases() -> Iterator[Case]:
             return open_dataset(folder / "toy")
 
         yield Case("dataset table", f"Real-IAD, {name}", real_iad)
+    yield from manifest_cases()
+
+
+def lookout(text: str, folder: Path) -> object:
+    """A dataset of a good image, and of what the text says in the second line of its manifest."""
+    for name in ("0.png", "1.png", "m.png"):
+        (folder / name).write_bytes(encoded("png"))
+    first = '{"source-ref": "s3://b/0.png", "l": 0, "l-metadata": {"class-name": "normal"}}\n'
+    (folder / "all.manifest").write_bytes((first + text).encode("utf-8", "surrogateescape"))
+    dataset = open_dataset(folder)
+    assert dataset.layout == "lookout"
+    return [sample.read_mask() for sample in (*dataset.train, *dataset.test)]
+
+
+def manifest_cases() -> Iterator[Case]:
+    texts = {
+        "nothing": "",
+        "no JSON": "{",
+        "a list": "[]",
+        "deep": "[" * 50_000,
+        "objects deep": '{"a":' * 50_000,
+        "digits": '{"source-ref": ' + "9" * 5000 + "}",
+        "null": "null",
+        "a NUL": "\0",
+        "not UTF-8": "\udcff",
+        "long": "x" * 1_000_001,
+        "the first again": '{"source-ref": "s3://b/0.png"}',
+        "half a character": '{"source-ref": "s3://b/\\ud800.png"}',
+        "a name too long": '{"source-ref": "s3://b/' + "x" * 5000 + '"}',
+        "a deep key": '{"source-ref": "s3://' + "b/" * 20_000 + '1.png"}',
+    }
+    for name, text in texts.items():
+        yield Case("manifest", name, partial(lookout, text))
+    colours = {"0": {"class-name": "BACKGROUND", "hex-color": "#ffffff"}, "1": {"class-name": "a", "hex-color": "#0"}}
+    entry: dict[str, Any] = {
+        "source-ref": "s3://b/1.png",
+        "l": 1,
+        "l-metadata": {"class-name": "anomaly", "type": "groundtruth/image-classification"},
+        "m-ref": "s3://b/m.png",
+        "m-ref-metadata": {"internal-color-map": {"0": colours["0"]}, "type": "groundtruth/semantic-segmentation"},
+    }
+    for value in [*WRONG, "s3://b/../1.png", "s3://b//etc/passwd", "s3://b/C:\\1.png", "s3://b", "s3://"]:
+        for name in entry:
+            yield Case(
+                "manifest", f"{name} = {str(value)[:16]!r}", partial(lookout, json.dumps({**entry, name: value}))
+            )
+        for name in ("type", "class-name", "internal-color-map"):
+            changed = {key: {**each, name: value} if isinstance(each, dict) else each for key, each in entry.items()}
+            yield Case("manifest", f"all {name} = {str(value)[:16]!r}", partial(lookout, json.dumps(changed)))
+        colour_map = {"internal-color-map": {**colours, "1": {"class-name": "a", "hex-color": value}}}
+        text = json.dumps({**entry, "m-ref-metadata": colour_map})
+        yield Case("manifest", f"hex-color = {str(value)[:16]!r}", partial(lookout, text))
 
 
 def folder_cases() -> Iterator[Case]:
@@ -517,7 +569,19 @@ def folder_cases() -> Iterator[Case]:
 
     for name, done in (("links in circles", loops), ("60 folders deep", deep), ("strange names", strange)):
         yield Case("folder", name, done)
-    for layout in ("mvtec", "visa", "btad", "dagm", "kolektor", "real-iad", "mvtec-3d", "mvtec-ad-2", "labelled", "x"):
+    for layout in (
+        "lookout",
+        "mvtec",
+        "visa",
+        "btad",
+        "dagm",
+        "kolektor",
+        "real-iad",
+        "mvtec-3d",
+        "mvtec-ad-2",
+        "labelled",
+        "x",
+    ):
         yield Case("folder", f"empty as {layout}", lambda folder, layout=layout: open_dataset(folder, layout=layout))
 
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import plate, tiny_softpatch
-from faults.cases import FORMATS, ROW, Case, _load, cases, encoded, listed, model_bytes, summed_up
+from faults.cases import FORMATS, ROW, Case, _load, cases, encoded, listed, lookout, model_bytes, summed_up
 from softpatch.data.decode import read_image
 from softpatch.data.masks import looks_like_mask, read_mask
 from softpatch.errors import SoftPatchError
@@ -96,6 +96,17 @@ JSON = st.recursive(
 def test_rows_of_any_json(tmp_path: Path, changes: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps({**ROW, **change}) + "\n" for change in changes)
     ends_well(Case("rows", "any", lambda folder: summed_up(text, folder)), tmp_path)
+
+
+ATTRIBUTES = ["source-ref", "l-metadata", "l-label", "m-ref", "m-ref-metadata", "mask-ref", "mask-ref-metadata"]
+METADATA = st.dictionaries(st.sampled_from(["type", "class-name", "internal-color-map"]), JSON, max_size=3)
+
+
+@BROAD
+@given(st.lists(st.dictionaries(st.sampled_from(ATTRIBUTES), JSON | METADATA, max_size=5), max_size=3))
+def test_manifests_of_any_json(tmp_path: Path, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps({"source-ref": "s3://b/1.png", **line}) + "\n" for line in lines)
+    ends_well(Case("manifest", "any", lambda folder: lookout(text, folder)), tmp_path)
 
 
 @BROAD

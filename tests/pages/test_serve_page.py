@@ -119,6 +119,29 @@ def test_images_are_judged_and_the_threshold_moves_without_a_request(
     assert [url for url in requests if not url.startswith(("data:", "blob:"))] == []
 
 
+def test_an_alarm_is_said_beside_the_model_and_images_of_the_page_do_not_count(
+    fitted: SoftPatch, folder: Path, open_served: Open, tmp_path: Path
+) -> None:
+    fitted.save(tmp_path / "flange.safetensors")
+    fitted.save(tmp_path / "screw.safetensors")
+    with serving(tmp_path) as served:
+        for number in range(50):
+            file = io.BytesIO()
+            light = 1 if number < 20 else 0.5
+            Image.fromarray((plate(300 + number) * light).astype("uint8")).save(file, format="PNG")
+            assert served.post("/v1/models/flange/predict", file.getvalue()).status == 200
+        alarm = served.get("/v1/models/flange/drift").json["drift"]["alarm"]
+        page = open_served(served)
+        assert page.input_value("#model") == "flange"
+        wait_until(page, "document.getElementById('drift').textContent")
+        assert page.text_content("#drift") == f"Note: {alarm['sentence']}."
+        assert page.get_attribute("#drift", "role") == "status"
+        page.select_option("#model", "screw")
+        wait_until(page, "document.getElementById('drift').textContent === ''")
+        judge(page, folder / "bad.png")
+        assert served.get("/v1/models/screw/drift").json["drift"] is None
+
+
 def test_heat_and_regions_can_be_hidden_and_verdicts_filtered(served: Served, folder: Path, open_served: Open) -> None:
     page = open_served(served)
     judge(page, folder / "bad.png", folder / "=good.png")

@@ -8,13 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from softpatch.atomic import lock
 from softpatch.bench.task import Task
 from softpatch.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 Row = dict[str, Any]
 
@@ -96,11 +92,8 @@ def row_file(path: Path) -> Iterator[tuple[list[Row], Callable[[Row], None]]]:
     except OSError as error:
         raise InputError(f"cannot write the rows {path}: {error.strerror or error}") from error
     with file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"another run adds to the rows {path}; wait for it, or name another file") from error
+        if not lock(file):
+            raise InputError(f"another run adds to the rows {path}; wait for it, or name another file")
         file.seek(0)
         content = file.read()
         rows = _rows(content, path)

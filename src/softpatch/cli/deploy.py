@@ -1,7 +1,7 @@
 """Deploy: `softpatch export`, `softpatch serve` and `softpatch watch`."""
 
 from contextlib import ExitStack
-from hashlib import sha256
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +53,7 @@ def export(
     softpatch[openvino].
     """
     check_given(model=model, weights=weights, images=[check])
+    from softpatch.data.paths import file_digest
     from softpatch.deploy.export.agreement import images_to_check, training_images
     from softpatch.deploy.export.export import export_detector
     from softpatch.deploy.export.graph_file import FILES, needed
@@ -60,7 +61,7 @@ def export(
 
     needed(file_format)
     with progress_bar() as progress:
-        detector = load_model(model, weights, runtime, progress).detector
+        detector = load_model(model, weights, replace(runtime, device="cpu"), progress).detector
         images, labels = (
             (training_images(detector), None) if check is None else images_to_check(check, layout, category)
         )
@@ -71,7 +72,8 @@ def export(
             precision=precision,
             images=images,
             labels=labels,
-            model_digest=sha256(model.read_bytes()).hexdigest(),
+            model_digest=file_digest(model),
+            on_note=lambda text: say(f"Note: {text}"),
             progress=progress,
         )
     say(
@@ -175,8 +177,12 @@ def watch(
         typer.Option(metavar="HOST[:PORT]/TOPIC", help="Publish each verdict to this MQTT broker and topic."),
     ] = None,
     only: Annotated[
-        list[str] | None, choice("Send only this verdict; can be given again", VERDICTS, default="all are sent")
+        list[str] | None,
+        choice("Send only this verdict, or alarms; can be given again", (*VERDICTS, "drift"), default="all are sent"),
     ] = None,
+    no_drift: Annotated[
+        bool, typer.Option("--no-drift", help="Do not tell when images change, or more are defective than usual.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print only what is wrong.")] = False,
     weights: Weights = None,
     *,
@@ -199,6 +205,7 @@ def watch(
     check_places(folder, output, move)
     with stopped_by_signal() as stopping, ExitStack() as stack:
         from softpatch.deploy.watch.delivery import Delivery
+        from softpatch.deploy.watch.drift import ModelIdentity, forget_drift, open_drift
         from softpatch.deploy.watch.journal import open_journal
         from softpatch.deploy.watch.watch import Watch, Watched
         from softpatch.terminal import printable, progress_bar, say, status_line
@@ -211,6 +218,14 @@ def watch(
             say(f"Note: {text}")
         with progress_bar() as progress:
             estimator = load_model(model, weights, runtime, progress)
+        drift = None
+        if no_drift:
+            forget_drift(output)
+        else:
+            judging = estimator.detector if threshold is None else estimator.detector.with_threshold(threshold)
+            drift, notes = open_drift(output, journal, judging, ModelIdentity.of(model, threshold))
+            for text in notes:
+                say(f"Note: {text}")
         show = stack.enter_context(status_line(quiet=quiet))
         deliveries = [
             Delivery(name, send, output, journal, only=only or (), note=say) for name, send in receivers.items()
@@ -218,7 +233,9 @@ def watch(
         for delivery in deliveries:
             delivery.begin()
             stack.callback(delivery.close, _PATIENCE_ONCE if once else _PATIENCE)
-        Watch(estimator.detector, watched, journal, deliveries, stopping=stopping, show=show, note=say).run()
+        Watch(
+            estimator.detector, watched, journal, deliveries, drift=drift, stopping=stopping, show=show, note=say
+        ).run()
     if not quiet:
         counts = journal.counts
         found = f"{journal.total} images, {counts['anomalous']} anomalous, {counts['check']} to check"

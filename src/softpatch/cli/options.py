@@ -75,7 +75,9 @@ Category = Annotated[str | None, typer.Option(help="The category, where the data
 ListOnly = Annotated[bool, typer.Option("--list", help="Only list which files would be taken or passed over, and why.")]
 Decisions = Annotated[
     Path | None,
-    typer.Option(help="What people decided on the images: decisions.csv, or what a labelling tool exported."),
+    typer.Option(
+        help="What people decided on the images: decisions.csv, what a labelling tool exported, or a manifest."
+    ),
 ]
 Roi = Annotated[
     Path | None,

@@ -1,6 +1,7 @@
 """What people decided about images, in files: which to keep, which to reject, and of which they are unsure.
 
-The page of an audit saves a table; labelling tools export COCO (CVAT) or JSON of their own (Label Studio).
+The page of an audit saves a table; labelling tools export COCO (CVAT), JSON of their own (Label Studio) or a manifest
+(Ground Truth, Lookout for Vision).
 """
 
 import csv
@@ -16,6 +17,8 @@ from typing import Literal, get_args
 from softpatch.data.cells import path_cell
 from softpatch.data.images import ImageRef
 from softpatch.data.labelling import labelled_images
+from softpatch.data.layouts import is_manifest, open_dataset
+from softpatch.data.layouts.samples import UNLABELLED
 from softpatch.data.paths import shared_folder
 from softpatch.errors import InputError
 
@@ -41,11 +44,14 @@ def read_decisions(path: Path) -> dict[str, Decision]:
     The file is CSV with the columns path, as it is or as `path_cell` writes it, and decision, others being ignored,
     divided by commas, semicolons or tabs; a row whose decision is empty decides nothing. Or it is JSON, COCO or
     exported by Label Studio: there an image is what people named it, or rejected where anything on it is still marked
-    and else kept (see `softpatch.data.labelling`).
+    and else kept (see `softpatch.data.labelling`). Or it is a manifest of Lookout for Vision: images labelled as normal
+    are kept, others rejected, and those without a label not decided about.
 
     Raises `InputError` where it cannot be read, is larger than 50 MB, lacks the columns, ends within a row, says
     anything but keep, reject or unsure, or says two things of a path.
     """
+    if is_manifest(path):
+        return _of_manifest(path)
     text = _text(path)
     is_json = text.lstrip().startswith(("{", "["))
     decisions: dict[str, Decision] = {}
@@ -56,6 +62,12 @@ def read_decisions(path: Path) -> dict[str, Decision]:
         if decisions.setdefault(name, decision) != decision:
             raise InputError(f"{path} says both {decisions[name]} and {decision} of {_shown(name)}; leave one of them")
     return decisions
+
+
+def _of_manifest(path: Path) -> dict[str, Decision]:
+    dataset = open_dataset(path)
+    labelled = [sample for sample in (*dataset.train, *dataset.test) if sample.kind != UNLABELLED]
+    return {str(sample.path): "reject" if sample.is_anomalous else "keep" for sample in labelled}
 
 
 def decisions_for(decisions: Mapping[str, Decision], refs: Sequence[ImageRef]) -> dict[str, Decision]:

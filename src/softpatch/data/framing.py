@@ -69,6 +69,11 @@ class Framing:
         """Where a map is looked at: bool of the shape of maps, None for everywhere."""
         return None if self.roi is None else self._cropped_roi(self.step)
 
+    @cached_property
+    def looked_at(self) -> NDArray[np.bool_] | None:
+        """Where an image is looked at: bool of the shape of the crop (h, w), None for everywhere."""
+        return None if self.roi is None else self._cropped_roi(1)
+
     @property
     def margin(self) -> Size:
         """Pixels of the resized image left of the crop, and above it."""
@@ -92,10 +97,7 @@ class Framing:
     def cropped(self, images: Tensor) -> Tensor:
         """The centre of resized images (..., 3, H, W), grey outside the region of interest."""
         image = self._crop(images, 1)
-        if self.roi is None:
-            return image
-        looked_at = self.inside if self.step == 1 else self._cropped_roi(1)
-        return torch.where(torch.from_numpy(looked_at), image, GREY)
+        return image if self.looked_at is None else torch.where(torch.from_numpy(self.looked_at), image, GREY)
 
     def apply_to_mask(self, mask: Tensor) -> Tensor:
         """Resize and crop a boolean mask (H, W) to the shape of maps, true where any pixel in a cell is.

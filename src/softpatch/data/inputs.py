@@ -16,15 +16,15 @@ from torch import Tensor
 from softpatch.data.folder import PassedOver, photographs
 from softpatch.data.frames import Frame, frame_refs, is_frame
 from softpatch.data.images import ImageRef, file_ref
-from softpatch.data.layouts import open_dataset
-from softpatch.data.layouts.samples import HELD_OUT
+from softpatch.data.layouts import is_manifest, open_dataset
+from softpatch.data.layouts.samples import HELD_OUT, Sample
 from softpatch.data.paths import is_file
 from softpatch.data.video import is_video, video_refs
 from softpatch.errors import InputError
 
 Images = str | Path | Frame | Sequence[str | Path | Frame | ImageRef]
-"""What `fit` and `predict` take: a folder, a file, a video, an image in memory or a batch of them (see `Frame`), or a
-list of any of these."""
+"""What `fit` and `predict` take: a folder, a file, a video, a dataset's manifest, an image in memory or a batch of them
+(see `Frame`), or a list of any but manifests."""
 Purpose = Literal["train", "predict"]
 
 
@@ -44,9 +44,10 @@ def choose_images(
 
     Of a video all frames are named.
 
-    Of a dataset's folder these are the training images, or to predict the test images; all where the dataset does not
-    divide them. Raises `InputError` as `open_dataset` and `look_into` do, for an array or tensor of another shape,
-    dtype or range than `Frame` says, and for a `layout` or `category` that goes with no single folder.
+    Of a dataset's folder or manifest these are the training images, or to predict the test images; all where the
+    dataset does not divide them. Raises `InputError` as `open_dataset` and `look_into` do, for a dataset without
+    training images, for an array or tensor of another shape, dtype or range than `Frame` says, and for a `layout` or
+    `category` that goes with no single folder.
     """
     folder = _one_folder(images)
     if folder is not None:
@@ -74,7 +75,7 @@ def _one_folder(images: Images) -> Path | None:
         return None
     path = _path(only)
     try:
-        return path if not path.is_file() else None
+        return path if not path.is_file() or is_manifest(path) else None
     except (OSError, ValueError):
         return None  # told of when it is looked into
 
@@ -92,10 +93,23 @@ def _of_folder(folder: Path, purpose: Purpose, layout: str, category: str | None
     samples = tuple(sorted((*dataset.train, *dataset.test), key=lambda sample: sample.path))
     if purpose == "train" and dataset.layout != "folder":
         samples = dataset.train
-        notes = (note.format("training"), *(() if dataset.is_split else (HELD_OUT,)))
+        if not samples:
+            raise InputError(f"{folder} has no training images, only {len(dataset.test)} for testing; give others")
+        notes = (note.format("training"), *(() if dataset.is_split else (HELD_OUT,)), *_labelled_defective(samples))
     elif dataset.is_split:
         samples, notes = dataset.test, (note.format("test"),)
     return ChosenImages(tuple(sample.ref for sample in samples), dataset.passed_over, notes)
+
+
+def _labelled_defective(train: Sequence[Sample]) -> tuple[str, ...]:
+    """A sentence where training images are labelled as defective."""
+    count = sum(sample.is_anomalous for sample in train)
+    if not count:
+        return ()
+    return (
+        f"{count} of {len(train)} training images are labelled as defective and are learned from like the others, "
+        "unless --decisions rejects them.",
+    )
 
 
 def _named(images: Images) -> ChosenImages:

@@ -16,6 +16,10 @@ from softpatch.data.decode import opened, rgb_tensor
 from softpatch.data.pixels import upright
 from softpatch.errors import ImageError
 
+Colour = tuple[int, int, int]
+"""Red, green and blue, 0 to 255."""
+BLACK: Colour = (0, 0, 0)
+
 _FEW_LEVELS = 4
 _NEAR = 12  # grey levels that lossy compression moves a flat area by
 _MOSTLY = 0.97
@@ -28,36 +32,65 @@ _ENDING = re.compile(
 _BEGINNING = re.compile(r"^(mask|gt|label|seg|segmentation|annotation|groundtruth|truth)[-_. ]", re.IGNORECASE)
 
 
-def read_mask(path: Path) -> Tensor:
+def read_mask(path: Path, background: Colour = BLACK) -> Tensor:
     """Read where a mask says that its image is anomalous: bool (H, W), upright by its EXIF orientation.
 
-    Any colour but black is anomalous, whatever its value and depth, and what is clear is not; where all that is not
-    clear is black, that is what was drawn. Of a lossy format what exceeds half of its largest value is. Raises
-    `ImageError` for a file that cannot be read.
+    Any colour but the `background` is anomalous, whatever its value and depth, and what is clear is not; with a black
+    background, where all that is not clear is black, that is what was drawn. Of a lossy format what differs from the
+    background by more than half of the largest difference is. Raises `ImageError` for a file that cannot be read.
     """
     with opened(path) as image:
         if isinstance(image, Tensor):
-            return image.amax(dim=0) > 0
+            return _distance(image, background) > 0
         image.load()
         if image.mode.startswith(("I", "F")):
-            return rgb_tensor(image).amax(dim=0) > 0  # turned already
-        values, seen = _values_and_alpha(image)
+            return _distance(rgb_tensor(image), background) > 0  # turned already
+        values, seen = _values_and_alpha(image, background)
         marked = (values > _least(values, _is_lossy(image, path))) & seen
-        if not marked.any() and not seen.all():
+        if background == BLACK and not marked.any() and not seen.all():
             marked = seen
         if not marked.any() and _is_deep_colour(image, path):
             raise ImageError("the mask is of 16-bit colour, whose small values are lost; save it in grey")
         return torch.from_numpy(upright(marked, image.getexif().get(0x0112)).copy())
 
 
-def _values_and_alpha(image: Image.Image) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """The largest of the channels (H, W), and which pixels are not clear; an alpha that is 0 everywhere is unset."""
+def colours_in(path: Path, colours: Sequence[Colour]) -> list[Colour]:
+    """Which of these colours a mask has, compared in 8 bits. Raises `ImageError` for a file that cannot be read."""
+    with opened(path) as image:
+        if isinstance(image, Tensor):
+            pixels = image.mul(255).round().byte().permute(1, 2, 0).numpy()
+        else:
+            image.load()
+            pixels = np.asarray(image.convert("RGB"))
+    found = np.isin(_packed(np.array(colours, dtype=np.uint8)), _packed(pixels))
+    return [colour for colour, is_there in zip(colours, found, strict=True) if is_there]
+
+
+def _packed(pixels: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """Colours (..., 3) as numbers (...)."""
+    packed: NDArray[np.uint32] = pixels.astype(np.uint32) @ np.array([1 << 16, 1 << 8, 1], dtype=np.uint32)
+    return packed
+
+
+def _distance(image: Tensor, background: Colour) -> Tensor:
+    """How far the colours of an image (3, H, W) in [0, 1] are from the background: (H, W), the largest channel's."""
+    return (image - torch.tensor(background).div(255)[:, None, None]).abs().amax(dim=0)
+
+
+def _values_and_alpha(image: Image.Image, background: Colour = BLACK) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
+    """The largest channel's distance from the background (H, W), and which pixels are not clear; an alpha that is 0
+    everywhere is unset."""
+    seen = None
     if image.has_transparency_data:
         layer = np.asarray(image.convert("RGBA"))
         if layer[..., 3].any():
-            return layer[..., :3].max(axis=2), layer[..., 3] > 0
-    values: NDArray[np.uint8] = np.asarray(image.convert("RGB")).max(axis=2)
-    return values, np.ones(values.shape, dtype=bool)
+            pixels, seen = layer[..., :3], layer[..., 3] > 0
+    if seen is None:
+        pixels = np.asarray(image.convert("RGB"))
+        seen = np.ones(pixels.shape[:2], dtype=bool)
+    ground = np.array(background, dtype=np.uint8)
+    values: NDArray[np.uint8] = (np.maximum(pixels, ground) - np.minimum(pixels, ground)).max(axis=2)
+    return values, seen
 
 
 def _least(values: NDArray[np.uint8], is_lossy: bool) -> int:

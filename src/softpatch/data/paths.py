@@ -1,5 +1,6 @@
 """Paths that a user names: whether anything is there, told before anything slow is imported, and what they share."""
 
+import hashlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -51,3 +52,9 @@ def shared_folder(paths: Iterable[str | Path]) -> str:
 def path_below(folder: str, path: str | Path) -> str:
     """The path of a file from a folder on, with `/` on every system."""
     return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's content, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -106,7 +106,7 @@ def _write(audit: FolderAudit, images: list[dict[str, Any]], root: str, title: s
         folder / PAGE,
         "audit.html",
         styles=("audit.css",),
-        scripts=("belief.js", "decisions.js", "gallery.js", "detail.js", "audit.js"),
+        scripts=("elements.js", "belief.js", "decisions.js", "gallery.js", "detail.js", "audit.js"),
         data=data,
         title=visible_text(title),
         kinds={group.kind: _KINDS[group.kind] for group in audit.groups},

@@ -1,11 +1,11 @@
 """What a model file is, for a program and for a person; the backbone's weights are not needed."""
 
 from dataclasses import asdict
-from hashlib import file_digest
 from pathlib import Path
 from typing import Any
 
 from softpatch.config import nearest_preset
+from softpatch.data.paths import file_digest
 from softpatch.memory.estimate import Contamination
 from softpatch.stored_model import StoredBank, StoredModel, read_model
 
@@ -19,14 +19,12 @@ def model_info(path: Path) -> dict[str, Any]:
     Raises `ModelFileError` as loading it does, but for a backbone that is not at hand.
     """
     stored = read_model(path)
-    with path.open("rb") as file:
-        digest = file_digest(file, "sha256").hexdigest()
     preset, changed = nearest_preset(stored.settings)
     return {
         "format_version": stored.format_version,
         "package_version": stored.package_version,
         "bytes": path.stat().st_size,
-        "sha256": digest,
+        "sha256": file_digest(path),
         "preset": preset,
         "changed": changed,
         "settings": asdict(stored.settings),

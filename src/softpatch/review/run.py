@@ -19,7 +19,7 @@ from softpatch.atomic import move_together, replacing
 from softpatch.config import OVERLAY_STYLES, OverlayStyle
 from softpatch.data.folder import PREDICTIONS
 from softpatch.data.images import ImageRef
-from softpatch.data.paths import path_below, shared_folder
+from softpatch.data.paths import file_digest, path_below, shared_folder
 from softpatch.errors import InputError
 from softpatch.review.drift import DRIFT
 from softpatch.review.page import REPORT
@@ -76,7 +76,7 @@ class Run:
         names = "\0".join(ref.name for ref in refs)
         root = shared_folder(ref.name for ref in refs)
         digest = hashlib.sha256(os.fsencode(names)).hexdigest()
-        model_digest = _file_digest(model) if model else ""
+        model_digest = file_digest(model) if model else ""
         return cls(model_digest, digest, threshold, maps, overlays, root, min_area, report, timeline, drift)
 
     @property
@@ -261,11 +261,6 @@ def judged_rows(folder: Path) -> list[dict[str, Any]]:
                 break
             rows.append(row)
     return rows
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _file_name(name: str, suffix: str) -> str:

@@ -116,21 +116,22 @@ def json_line(row: dict[str, Any]) -> str:
 def csv_line(row: dict[str, Any]) -> str:
     """A line of `predictions.csv`, of a row as `Prediction.as_dict` gives it."""
     cells = _csv_row(row)
-    return _line([cells[name] for name in COLUMNS])
+    return table_line([cells[name] for name in COLUMNS])
 
 
 def skipped_line(name: str, reason: str) -> str:
     """A line of `skipped.csv`, of an image that was left out, and why."""
-    return _line([path_cell(name), table_cell(reason)])
+    return table_line([path_cell(name), table_cell(reason)])
 
 
-def _line(cells: Sequence[object]) -> str:
+def table_line(cells: Sequence[object]) -> str:
+    """A line of a CSV file, of cells as `softpatch.data.cells` makes them of text that comes from outside."""
     line = StringIO()
     csv.writer(line).writerow(cells)
     return line.getvalue()
 
 
-HEADERS = {CSV: _line(COLUMNS), PREDICTIONS: "", SKIPPED: _line(("path", "reason"))}
+HEADERS = {CSV: table_line(COLUMNS), PREDICTIONS: "", SKIPPED: table_line(("path", "reason"))}
 """What each of the `TABLES` begins with."""
 
 JUDGED_COLUMNS = ("path", "kind", "is_defective", *COLUMNS[1:])

@@ -45,6 +45,23 @@ class Alarm:
 
 
 @dataclass(frozen=True)
+class Change:
+    """What became of alarms at an image, in a `sentence`: the `alarm` that was told, and the one that has `ended`.
+
+    Both are given where changed images explain more defects, which ends that alarm.
+    """
+
+    alarm: Alarm | None
+    ended: Alarm | None
+    sentence: str
+
+    def as_dict(self) -> dict[str, str | None]:
+        """The kinds of both, None where there is none, and the sentence."""
+        told, ended = (None if each is None else each.kind for each in (self.alarm, self.ended))
+        return {"alarm": told, "ended": ended, "sentence": self.sentence}
+
+
+@dataclass(frozen=True)
 class Cusum:
     """The winnings of several bets, each begun anew whenever nothing is left of it.
 
@@ -156,6 +173,16 @@ class Drift:
             )
         count = f"{sum(self.recent)} of the last {len(self.recent)}, usually {100 * self.usual_share:.1f} %"
         return f"more images than usual are anomalous or to check, {since}: {count}"
+
+    def change_since(self, before: "Drift") -> Change | None:
+        """What became of alarms since the image before, whose drift is `before`; None where nothing did."""
+        if self.alarm == before.alarm:
+            return None
+        if self.sentence is not None:
+            return Change(self.alarm, before.alarm, self.sentence)
+        is_changed = before.alarm is not None and before.alarm.kind == "images changed"
+        now = "images look as usual again" if is_changed else "no more images than usual are anomalous or to check now"
+        return Change(None, before.alarm, f"{now}; the alarm has ended")
 
     def as_dict(self) -> dict[str, Any]:
         """All of it, ready for JSON: some 10 kB at most."""

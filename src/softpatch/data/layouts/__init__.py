@@ -12,6 +12,7 @@ from softpatch.data.layouts import (
     dagm,
     kolektor,
     labelled,
+    lookout,
     mvtec,
     mvtec_3d,
     mvtec_ad_2,
@@ -20,20 +21,23 @@ from softpatch.data.layouts import (
     real_iad,
     visa,
 )
+from softpatch.data.layouts.ground_truth import is_manifest
 from softpatch.data.layouts.samples import Dataset, Layout, Sample
 from softpatch.errors import InputError
 
-__all__ = ["Dataset", "Layout", "Sample", "open_dataset", "recognise_layout"]
+__all__ = ["Dataset", "Layout", "Sample", "is_manifest", "open_dataset", "recognise_layout"]
 
-_MODULES = (visa, real_iad, mvtec_3d, mvtec_ad_2, mvtec_loco, dagm, kolektor, btad, mvtec, labelled)
+_MODULES = (lookout, visa, real_iad, mvtec_3d, mvtec_ad_2, mvtec_loco, dagm, kolektor, btad, mvtec, labelled)
 _LAYOUTS: dict[str, Layout] = {module.LAYOUT.name: module.LAYOUT for module in _MODULES}
 _PLAIN = plain.LAYOUT
+_NO_CATEGORIES = (lookout.LAYOUT, labelled.LAYOUT)
+"""Layouts that are not taken for those of folders in a folder unless they are named: single folders often look so."""
 
 
 def recognise_layout(root: Path) -> str:
     """Tell the layout of a category, or of a folder of categories, by its folders; "folder" if none fits."""
     for name, layout in _LAYOUTS.items():
-        if layout.fits(root) or (layout is not labelled.LAYOUT and _categories(root, layout)):
+        if layout.fits(root) or (layout not in _NO_CATEGORIES and _categories(root, layout)):
             return name
     return _PLAIN.name
 
@@ -41,14 +45,16 @@ def recognise_layout(root: Path) -> str:
 def open_dataset(root: Path, *, layout: str = "auto", category: str | None = None) -> Dataset:
     """Open the dataset at `root`: a category's folder, or a folder of categories with `category` naming one.
 
-    Only file names are read, and pictures that may be masks. Raises `InputError` where `root` does not exist or does
-    not fit `layout`, where `category` is missing or unknown, where no folder is named as that of good images, and
-    where the dataset lists images that do not exist.
+    A manifest of Lookout for Vision may stand in place of the folder. Only file names are read, and pictures that may
+    be masks. Raises `InputError` where `root` does not exist or does not fit `layout`, where `category` is missing or
+    unknown, where no folder is named as that of good images, and where the dataset lists images that do not exist.
     """
     one_of("layout", layout, ("auto", *LAYOUTS))
     if root.name in ("", ".."):
         root = root.resolve()  # "." has neither a name nor a parent
     try:
+        if is_manifest(root):
+            return _open_manifest(root, layout, category)
         if layout == "auto":
             layout = recognise_layout(root)
         if layout == _PLAIN.name:
@@ -61,6 +67,14 @@ def open_dataset(root: Path, *, layout: str = "auto", category: str | None = Non
         return _LAYOUTS[layout].read(_choose_category(root, _LAYOUTS[layout], category))
     except OSError as error:
         raise InputError(f"{error.filename or root} cannot be read: {error.strerror or error}") from error
+
+
+def _open_manifest(manifest: Path, layout: str, category: str | None) -> Dataset:
+    if layout not in ("auto", lookout.LAYOUT.name):
+        raise InputError(f"`layout` {layout!r} is of a folder, but {manifest} is a manifest; give its folder")
+    if category is not None:
+        raise InputError(f"`category` {category!r} is not in {manifest}, a manifest of one product")
+    return lookout.read_lone_manifest(manifest)
 
 
 def _categories(root: Path, layout: Layout) -> list[str]:

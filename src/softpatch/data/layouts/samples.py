@@ -13,7 +13,7 @@ from torch import Tensor
 from softpatch.data.decode import read_image
 from softpatch.data.folder import FolderContents, PassedOver, look_into
 from softpatch.data.images import ImageRef, file_ref
-from softpatch.data.masks import match_masks, read_mask
+from softpatch.data.masks import BLACK, Colour, match_masks, read_mask
 from softpatch.data.pixels import UNSCALED
 from softpatch.errors import ImageError, InputError
 
@@ -36,12 +36,14 @@ class Sample:
 
     `kind` is "good", the name of the defect ("broken_large", "ko", "anomaly"), or "unlabelled". `mask_paths` are empty
     for good images and where the dataset holds no mask; an image with several is anomalous where any of them says so.
+    `background` is the colour of masks where nothing is anomalous.
     """
 
     path: Path
     is_anomalous: bool
     mask_paths: tuple[Path, ...]
     kind: str
+    background: Colour = BLACK
 
     @property
     def ref(self) -> ImageRef:
@@ -56,13 +58,13 @@ class Sample:
     def read_mask(self) -> Tensor:
         """Read where the image is anomalous: bool (H, W), all False without a mask file.
 
-        Any colour but black is anomalous (see `softpatch.data.masks.read_mask`). Raises `ImageError` for an image or
-        mask that cannot be read, and for a mask of another size than its image.
+        Any colour but the background is anomalous (see `softpatch.data.masks.read_mask`). Raises `ImageError` for an
+        image or mask that cannot be read, and for a mask of another size than its image.
         """
         shape = tuple(_named(partial(read_image, value_range=UNSCALED, channels=(0,)), self.path).shape[1:])
         marked = torch.zeros(shape, dtype=torch.bool)
         for path in self.mask_paths:
-            mask = _named(read_mask, path)
+            mask = _named(partial(read_mask, background=self.background), path)
             if mask.shape != shape:
                 sizes = [f"{width} x {height}" for height, width in (mask.shape, shape)]
                 raise ImageError(f"{path} is {sizes[0]} pixels; a mask has its image's size, {sizes[1]}")
@@ -164,13 +166,13 @@ def need_good(part: Path, names: Iterable[str]) -> None:
         )
 
 
-def labelled_by_mask(path: Path, masks: Sequence[Path]) -> Sample:
+def labelled_by_mask(path: Path, masks: Sequence[Path], background: Colour = BLACK) -> Sample:
     """An image that is anomalous where its masks mark any pixel. Raises `InputError` for one that cannot be read."""
     try:
-        marked = tuple(mask for mask in masks if bool(read_mask(mask).any()))
+        marked = tuple(mask for mask in masks if bool(read_mask(mask, background).any()))
     except ImageError as error:
         raise InputError(f"a mask of {path} cannot be read: {error}") from error
-    return Sample(path, bool(marked), marked, "defect" if marked else GOOD)
+    return Sample(path, bool(marked), marked, "defect" if marked else GOOD, background)
 
 
 def training_samples(part: Path, pictures: FolderContents) -> tuple[Sample, ...]:

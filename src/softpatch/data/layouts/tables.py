@@ -13,7 +13,9 @@ def read_text(table: Path) -> str:
         if table.stat().st_size > _LARGEST_TABLE:
             raise InputError(f"{table} is larger than {_LARGEST_TABLE:,} bytes; it is no table of images")
         return table.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise InputError(f"{table} cannot be read: {error}; save it in UTF-8") from error
+    except OSError as error:
         raise InputError(f"{table} cannot be read: {error}") from error
 
 

@@ -12,10 +12,10 @@ from torch import Tensor
 from softpatch.config import Settings
 from softpatch.data.images import ImageRef, as_asked, file_ref, some_of
 from softpatch.data.inputs import choose_images
-from softpatch.data.layouts import open_dataset
+from softpatch.data.layouts import is_manifest, open_dataset
 from softpatch.deploy.export.graph_file import Run
 from softpatch.detector import Detector
-from softpatch.errors import ExportError, InputError
+from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
 
@@ -87,7 +87,7 @@ def training_images(detector: Detector, count: int = 16) -> list[ImageRef]:
 
 def images_to_check(path: Path, layout: str, category: str | None) -> tuple[list[ImageRef], list[bool] | None]:
     """The images at a path, and which of them are anomalous where it is a dataset that says so of its test images."""
-    if path.is_dir():
+    if path.is_dir() or is_manifest(path):
         test = open_dataset(path, layout=layout, category=category).test
         labels = [sample.is_anomalous for sample in test]
         if len(set(labels)) == 2:
@@ -106,12 +106,13 @@ def as_input(image: Tensor, settings: Settings) -> NDArray[Any]:
     return values
 
 
-def check_agreement(agreement: Agreement, precision: str) -> None:
-    """Raise `ExportError` where a graph of a precision is farther from its detector than `TOLERANCE` allows."""
+def disagreement(agreement: Agreement, precision: str) -> str | None:
+    """How a graph is farther from its detector than `TOLERANCE` allows, in words; None where it is not."""
     for what, times in (("score", 1), ("map", _OF_MAPS)):
         found, allowed = getattr(agreement, f"{what}_deviation"), times * TOLERANCE[precision]
         if not found <= allowed:
-            raise ExportError(
-                f"the exported graph does not agree with the model: of {agreement.images} images a {what} is off by "
-                f"{found:.2g} of itself, and {allowed:g} is allowed in {precision}; nothing was written"
+            return (
+                f"of {agreement.images} images a {what} is off by {found:.2g} of itself, and {allowed:g} is allowed in "
+                f"{precision}"
             )
+    return None

@@ -4,9 +4,8 @@ The graph is run on real images before anything is moved to where it was asked f
 says what goes in and what comes out.
 """
 
-import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,11 +17,12 @@ import softpatch
 from softpatch.atomic import move_together, temporary_prefix
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, as_asked, readable, some_of
-from softpatch.deploy.export.agreement import Agreement, as_input, check_agreement, compare, training_images
+from softpatch.data.paths import file_digest
+from softpatch.deploy.export.agreement import Agreement, as_input, compare, disagreement, training_images
 from softpatch.deploy.export.graph import check_can_export
-from softpatch.deploy.export.graph_file import FILES, OPSET, load_graph, needed, write_graph
+from softpatch.deploy.export.graph_file import FILES, OPSET, QUANTISED, load_graph, needed, write_graph
 from softpatch.detector import Detector
-from softpatch.errors import InputError
+from softpatch.errors import ExportError, InputError
 from softpatch.progress import Progress, silent
 
 DESCRIPTION = "model.json"
@@ -33,33 +33,45 @@ def export_detector(
     detector: Detector,
     folder: Path,
     *,
-    file_format: str,
-    precision: str,
-    images: Sequence[ImageRef],
+    file_format: str = "onnx",
+    precision: str = "fp32",
+    images: Sequence[ImageRef] | None = None,
     labels: Sequence[bool] | None = None,
     model_digest: str | None = None,
+    on_note: Callable[[str], None] | None = None,
     progress: Progress = silent,
 ) -> Agreement:
     """Write the graph and its description into a folder, and say how it agrees with the detector on images.
 
-    `labels` say which of the images are anomalous, if that is known; `model_digest` is that of the model file. Raises
-    `InputError` where the detector cannot be exported or an extra is missing, and `ExportError` where the graph does
-    not agree within `TOLERANCE`; then nothing is written.
+    Without `images` some are taken that the detector learned from. `labels` say which of the images are anomalous, if
+    that is known; `model_digest` is that of the model file. What a user should know goes to `on_note`, in a sentence.
+    Raises `InputError` where the detector cannot be exported, images are not at hand or an extra is missing, and
+    `ExportError` where the graph cannot be made or does not agree within `TOLERANCE`; then nothing is written.
     """
     check_can_export(detector)
     needed(file_format)
+    images = training_images(detector) if images is None else images
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=temporary_prefix(), dir=folder) as work:
         place = Path(work)
-        progress("graph", 0, 1)
         samples = _samples(detector, images) if precision == "int8" else []
-        path = write_graph(detector, file_format, precision, place, samples)
-        progress("graph", 1, 1)
-        agreement = compare(detector, load_graph(path), images, labels, progress=progress)
-        check_agreement(agreement, precision)
+        *others, last = QUANTISED if precision == "int8" else [()]
+        for quantised in (*others, last):
+            progress("graph", 0, 1)
+            path = write_graph(detector, file_format, precision, place, samples, quantised)
+            progress("graph", 1, 1)
+            agreement = compare(detector, load_graph(path), images, labels, progress=progress)
+            wrong = disagreement(agreement, precision)
+            if wrong is None:
+                break
+            if quantised == last:
+                raise ExportError(f"the exported graph does not agree with the model: {wrong}; nothing was written")
+            if on_note:
+                on_note(f"the network does not bear 8 bits, {wrong}; it keeps 32, and the search alone gets 8")
         files = [Path(name) for name in FILES[file_format]]
         description = describe(detector, file_format, precision, agreement, model_digest)
-        description["files"] = {name.name: hashlib.sha256((place / name).read_bytes()).hexdigest() for name in files}
+        description["quantised"] = quantised
+        description["files"] = {name.name: file_digest(place / name) for name in files}
         (place / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         move_together(place, [*files, Path(DESCRIPTION)], folder)
     return agreement
@@ -122,7 +134,7 @@ def describe(
         "value_range": settings.value_range,
         "channels": settings.channels,
         "region_of_interest": settings.roi is not None,
-        "tiles": None,
+        "tiles": None if settings.tile is None else {"side": settings.network_side, "overlap": settings.tile_overlap},
         "inference_precision": "f32; OpenVINO takes bfloat16 unless it is told INFERENCE_PRECISION_HINT=f32",
         "check": asdict(agreement),
     }

@@ -7,14 +7,15 @@ runtime has, whose shapes depend on the number and the size of the images alone.
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 
 import torch
 from torch import Tensor, nn
 
 from softpatch.data.framing import GREY, Framing
+from softpatch.deploy.export.embedding import embedding_of
 from softpatch.detector import Detector
 from softpatch.errors import InputError
-from softpatch.features.embedding import joined_layers
 from softpatch.memory.bank import MemoryBank
 from softpatch.patch_detector import PatchDetector, raised
 from softpatch.scoring.anomaly_map import upsample_and_smooth
@@ -33,38 +34,43 @@ class ExportedDetector(nn.Module):
     scalars; the patch that made the score belongs to it too.
     """
 
-    mean: Tensor
-    std: Tensor
     rows: Tensor
     columns: Tensor
     inside: Tensor | None
+    looked_at: Tensor | None
+    nearest_inside: Tensor | None
 
     def __init__(self, detector: Detector, *, single: bool = False) -> None:
         """Keep the bank in half precision, as it is, or in `single`, ready for the search."""
         super().__init__()
         check_can_export(detector)
         settings, framing = detector.settings, Framing.of(detector.settings)
-        self.framing, self.grid, self.embedding_dim = framing, detector.grid, settings.embedding_dim
+        self.framing, self.grid = framing, detector.grid
         self.is_deep = settings.value_range is not None
         self.black, self.white = settings.value_range or (0.0, 255.0)
-        self.network = detector.backbone.network
-        self.search = Search(detector.banks, detector.grid[0] * detector.grid[1], single=single)
+        positions = prod(detector.grid)
+        self.embedding = embedding_of(detector)
+        self.search = Search(detector.banks, positions, single=single)
         sigma = settings.smoothing_sigma / framing.step
         rows, columns = (
             upsample_and_smooth(cells, size, sigma)
             for cells, size in zip(detector.grid, framing.map_shape, strict=True)
         )
-        inside = None if framing.inside is None else torch.from_numpy(framing.inside)
-        constants = {"mean": detector.backbone.mean, "std": detector.backbone.std, "rows": rows, "columns": columns}
-        for name, value in {**constants, "inside": inside}.items():
+        constants: dict[str, Tensor | None] = {"rows": rows, "columns": columns}
+        constants |= dict.fromkeys(("inside", "looked_at", "nearest_inside"))
+        if framing.inside is not None and framing.looked_at is not None:
+            constants["inside"], constants["looked_at"] = map(torch.from_numpy, (framing.inside, framing.looked_at))
+            constants["nearest_inside"] = torch.tensor(
+                [framing.nearest_inside(position, detector.grid) for position in range(positions)]
+            )
+        for name, value in constants.items():
             self.register_buffer(name, value)
 
     def forward(self, image: Tensor, threshold: Tensor, map_threshold: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        frames = self.framed(image)
-        maps = self.network((frames - self.mean) / self.std)
-        embeddings = joined_layers(maps, self.embedding_dim).half().float()  # as they are compared in Python
-        for_image, for_map = self.search(embeddings)
+        for_image, for_map = self.search(self.embedding(self.framed(image)))
         score, peak = for_image.max(dim=1)
+        if self.nearest_inside is not None:
+            peak = self.nearest_inside[peak]
         anomaly_map = self.rows @ for_map.view(-1, *self.grid) @ self.columns.T
         if self.inside is not None:
             anomaly_map = torch.where(self.inside, anomaly_map, 0.0)
@@ -84,7 +90,7 @@ class ExportedDetector(nn.Module):
         lines = (of_rows @ pixels.flatten(2)).view(count, down, width, colours)
         seen = lines.permute(0, 3, 1, 2) @ of_columns.T
         seen = ((seen - self.black) / (self.white - self.black)).clamp(0, 1)
-        return seen if self.inside is None else torch.where(self.inside, seen, GREY)
+        return seen if self.looked_at is None else torch.where(self.looked_at, seen, GREY)
 
     def _patch(self, peak: Tensor) -> Tensor:
         """The pixels of maps (N, h, w) that lie in the patches at positions (N,)."""
@@ -256,8 +262,8 @@ def resizing(before: int, after: int) -> Tensor:
 
 
 def check_can_export(detector: Detector) -> None:
-    """Raise `InputError` for what a graph cannot hold: alignment, and images in tiles."""
+    """Raise `InputError` for what a graph cannot hold, alignment, and for a detector on a GPU."""
     if detector.settings.align != "none":
         raise InputError("a model that aligns images cannot be exported; fit one without `align`")
-    if detector.settings.tile is not None:
-        raise InputError("a model of images in tiles cannot be exported; fit one without `tile`")
+    if detector.backbone.device.type != "cpu":
+        raise InputError(f"a detector on {detector.backbone.device} cannot be exported; load it with `device` cpu")

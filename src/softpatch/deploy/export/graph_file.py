@@ -18,13 +18,15 @@ from numpy.typing import NDArray
 
 from softpatch.deploy.export.graph import OUTPUTS, ExportedDetector
 from softpatch.detector import Detector
-from softpatch.errors import InputError
+from softpatch.errors import ExportError, InputError
 
 OPSET = 20
 """Of ONNX's operators; runtimes from 2024 on have it."""
 INPUTS = ("image", "threshold", "map_threshold")
 FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 """What a graph consists of, by format; the first is what a runtime is given."""
+QUANTISED = (("network", "search"), ("search",))
+"""What may get 8 bits in int8, most of it first. Networks whose activations range widely do not bear it."""
 Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 """Images (N, H, W, 3) as a graph takes them become its outputs by name."""
 _LARGEST_SIDE = 65_500
@@ -33,12 +35,19 @@ _LARGE = 1024  # numbers: those of a tensor that is worth halving
 
 
 def write_graph(
-    detector: Detector, file_format: str, precision: str, folder: Path, samples: Sequence[NDArray[Any]]
+    detector: Detector,
+    file_format: str,
+    precision: str,
+    folder: Path,
+    samples: Sequence[NDArray[Any]],
+    quantised: Sequence[str] = QUANTISED[0],
 ) -> Path:
     """Write a detector's graph into a folder and say which file to load.
 
-    `samples` are images (1, H, W, 3) from which the ranges of activations are taken for int8. Raises `InputError` where
-    the extra that a format needs is not installed, and for a detector that cannot be exported.
+    For int8, `quantised` is what gets 8 bits, one of `QUANTISED`, and `samples` are images (1, H, W, 3) from which the
+    ranges of activations are taken. Raises `InputError` where
+    the extra that a format needs is not installed, and for a detector that cannot be exported, and `ExportError` as
+    `onnx_model` does.
     """
     needed(file_format)
     import onnx
@@ -46,22 +55,18 @@ def write_graph(
     model = onnx_model(detector, single=precision == "int8")
     with TemporaryDirectory(dir=folder) as work:
         path = Path(work) / FILES["onnx"][0]
-        if precision == "int8":
-            onnx.save(model, path)
-            path = _quantised(path, samples, _kept_precise(model))
-        elif precision == "fp16":
+        if precision == "fp16":
             halve(model)
-            onnx.save(model, path)
-        else:
-            onnx.save(model, path)
+        onnx.save(model, path)
+        if precision == "int8":
+            path = _quantised(path, samples, quantised, _kept_precise(model))
         target = folder / FILES[file_format][0]
         if file_format == "onnx":
             shutil.move(path, target)
         else:
             import openvino
 
-            core = openvino.Core()
-            openvino.save_model(core.read_model(path), target, compress_to_fp16=precision == "fp16")
+            openvino.save_model(openvino.Core().read_model(path), target, compress_to_fp16=False)  # is halved already
     return target
 
 
@@ -90,7 +95,8 @@ def load_graph(path: Path, *, threads: int = 0) -> Run:
 def onnx_model(detector: Detector, *, single: bool = False) -> Any:
     """A detector as an `onnx.ModelProto`, whose thresholds are inputs that need not be given.
 
-    The bank is kept in half precision, as it is, or in `single`.
+    The bank is kept in half precision, as it is, or in `single`. Raises `ExportError` for a backbone that torch cannot
+    bring into ONNX.
     """
     from onnx import numpy_helper
 
@@ -102,16 +108,22 @@ def onnx_model(detector: Detector, *, single: bool = False) -> Any:
     }
     thresholds = {"threshold": detector.threshold, "map_threshold": detector.map_threshold}
     with _quiet():
-        program = torch.onnx.export(
-            graph,
-            (example, *map(torch.tensor, thresholds.values())),
-            dynamo=True,
-            verbose=False,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes=(free, None, None),
-            opset_version=OPSET,
-        )
+        try:
+            program = torch.onnx.export(
+                graph,
+                (example, *map(torch.tensor, thresholds.values())),
+                dynamo=True,
+                verbose=False,
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_shapes=(free, None, None),
+                opset_version=OPSET,
+            )
+        except Exception as error:  # of many types, by what a network does that ONNX has not
+            name, reason = detector.backbone.name, (str(error).strip() or repr(error)).splitlines()[0]
+            raise ExportError(
+                f"a model with the backbone {name!r} cannot be exported: {reason}; fit with another"
+            ) from error
     assert program is not None
     model = program.model_proto
     for name, value in thresholds.items():
@@ -164,8 +176,8 @@ def _kept_precise(model: Any) -> list[str]:
     return list(dict.fromkeys([*names[:2], *names[-1:], *by_channel]))
 
 
-def _quantised(path: Path, samples: Sequence[NDArray[Any]], precise: Sequence[str]) -> Path:
-    """Quantise convolutions, but for the `precise`, and the search to 8 bits, their ranges taken from the samples."""
+def _quantised(path: Path, samples: Sequence[NDArray[Any]], parts: Sequence[str], precise: Sequence[str]) -> Path:
+    """Quantise parts of a graph to 8 bits, but for the `precise` nodes, their ranges taken from the samples."""
     from onnxruntime import quantization
 
     class Samples(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -176,18 +188,19 @@ def _quantised(path: Path, samples: Sequence[NDArray[Any]], precise: Sequence[st
             return next(self.left, None)
 
     target = path.with_name("quantised.onnx")
+    operators = [{"network": "Conv", "search": "Gemm"}[part] for part in parts]
     with _quiet():
         quantization.quantize_static(
             path,
             target,
             Samples(),
             quant_format=quantization.QuantFormat.QDQ,
-            op_types_to_quantize=["Conv", "Gemm"],
+            op_types_to_quantize=operators,
             nodes_to_exclude=list(precise),
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            extra_options={"OpTypesToExcludeOutputQuantization": ["Conv", "Gemm"]},
+            extra_options={"OpTypesToExcludeOutputQuantization": operators},
         )
     return target
 

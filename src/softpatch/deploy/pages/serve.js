@@ -1,26 +1,11 @@
 'use strict';
 /* Sends images to the server that this page comes from, and shows what it says of them. The threshold is moved here. */
 
-const AT_ONCE = 3, TRIES = 5;
+const AT_ONCE = 3, TRIES = 5, LOOK_AGAIN = 60_000; // the last in milliseconds
 const byId = (id) => document.getElementById(id);
 const results = []; // { name, url, model, row or error, card }
 const queue = [];
 let working = 0, factor = 1, token = '', tokenAsked = null;
-
-/* An element with attributes, of which those that are null are left out, and with children, texts among them. */
-function make(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-function makeDrawing(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
-}
-
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
 
 const say = (text) => { byId('message').textContent = text; };
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
@@ -61,9 +46,22 @@ async function listModels() {
       { 'data-model': name, 'data-version': version }, versions.length > 1 ? `${name}, version ${version}` : name)));
     byId('model').replaceChildren(...options);
     if (!models.length) say('This server has no model now.');
+    await showDrift();
   } catch (error) {
     say(`The models cannot be listed: ${error.message}.`);
   }
+}
+
+/* Whether the images that the model judged have changed; those of this page do not count. */
+async function showDrift() {
+  const option = byId('model').selectedOptions[0];
+  if (!option) return;
+  const query = new URLSearchParams({ version: option.dataset.version });
+  try {
+    const response = await ask(`v1/models/${encodeURIComponent(option.dataset.model)}/drift?${query}`);
+    const alarm = response.ok ? (await response.json()).drift?.alarm : null;
+    if (option.selected) byId('drift').textContent = alarm ? `Note: ${alarm.sentence}.` : '';
+  } catch { /* asked again in a minute */ }
 }
 
 function judgeAll(files) {
@@ -96,7 +94,7 @@ async function work() {
 }
 
 async function judge(result) {
-  const query = new URLSearchParams({ version: result.version, details: 'true' });
+  const query = new URLSearchParams({ version: result.version, details: 'true', drift: 'false' });
   const path = `v1/models/${encodeURIComponent(result.model)}/predict?${query}`;
   const headers = { Accept: 'application/json', 'Content-Type': 'application/octet-stream' };
   try {
@@ -318,4 +316,6 @@ byId('clear').addEventListener('click', clearAll);
 document.addEventListener('dragover', (event) => { event.preventDefault(); byId('drop').classList.add('over'); });
 document.addEventListener('dragleave', () => byId('drop').classList.remove('over'));
 document.addEventListener('drop', dropped);
+byId('model').addEventListener('change', showDrift);
+setInterval(showDrift, LOOK_AGAIN);
 listModels();

@@ -78,10 +78,12 @@ def judge(detector: Detector, refs: Sequence[ImageRef], is_wanted: Callable[[], 
 
 @dataclass(eq=False)
 class Job(Generic[_Answer]):
-    """Images to be judged together by a model. Where nobody waits for them any more, `is_abandoned` is set."""
+    """Images to be judged together by a model, which count for its drift or not. Where nobody waits for them any more,
+    `is_abandoned` is set."""
 
     file: ModelFile
     refs: Sequence[ImageRef]
+    counts: bool = True
     future: Future[list[_Answer]] = field(default_factory=Future)
     since: float = field(default_factory=time.monotonic)
     is_abandoned: bool = False
@@ -97,8 +99,9 @@ class Batcher(Generic[_Answer]):
 
     `work` gives an answer for each image, in order, and may raise `AbandonedError` once nobody wants them, which its
     last argument says. A batch has at most `size` images, or is a single job, whose images
-    stay together; it waits at most `wait` seconds for others. `on_batch` is told how many images a batch has. Where
-    `work` fails for several jobs, each is tried alone.
+    stay together; it waits at most `wait` seconds for others. `on_batch` is told how many images a batch has, and
+    `on_answers` each job with its answers, in the order in which they are judged and before anybody else has them.
+    Where `work` fails for several jobs, each is tried alone.
     """
 
     def __init__(
@@ -108,17 +111,18 @@ class Batcher(Generic[_Answer]):
         size: int,
         wait: float,
         on_batch: Callable[[int], None] = lambda _: None,
+        on_answers: Callable[[Job[_Answer], Sequence[_Answer]], None] = lambda *_: None,
     ) -> None:
-        self._work, self._size, self._wait, self._on_batch = work, size, wait, on_batch
+        self._work, self._size, self._wait, self._on_batch, self._on_answers = work, size, wait, on_batch, on_answers
         self._jobs: list[Job[_Answer]] = []
         self._changed = threading.Condition()
         self._is_closed = False
         self._thread = threading.Thread(target=self._run, name="softpatch-judge", daemon=True)
         self._thread.start()
 
-    def submit(self, file: ModelFile, refs: Sequence[ImageRef]) -> Job[_Answer]:
+    def submit(self, file: ModelFile, refs: Sequence[ImageRef], *, counts: bool = True) -> Job[_Answer]:
         """Have images judged by a model."""
-        job: Job[_Answer] = Job(file, refs)
+        job: Job[_Answer] = Job(file, refs, counts)
         with self._changed:
             if self._is_closed:
                 job.future.cancel()
@@ -185,5 +189,6 @@ class Batcher(Generic[_Answer]):
                 self._answer([job])
             return
         for job in jobs:
+            self._on_answers(job, answers[: len(job.refs)])
             job.future.set_result(answers[: len(job.refs)])
             del answers[: len(job.refs)]

@@ -115,7 +115,7 @@ async def _infer(service: Service, request: Request, file: ModelFile) -> Respons
     del body
     refs = await asyncio.to_thread(_refs, asked, service)
     try:
-        judged = await service.judged(request, file, refs, asked.threshold)
+        judged = await service.judged(request, file, refs, asked.threshold, drift=asked.drift)
     finally:
         await asyncio.to_thread(service.uploads.forget, refs)
     predictions = [each.answer for each in judged if isinstance(each.answer, Prediction)]

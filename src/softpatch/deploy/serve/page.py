@@ -14,6 +14,7 @@ _PAGE = ("softpatch.deploy", "serve.html", "text/html; charset=utf-8")
 _PARTS = {
     "style.css": ("softpatch.review", "style.css", "text/css"),
     "report.css": ("softpatch.review", "report.css", "text/css"),
+    "elements.js": ("softpatch.review", "elements.js", "text/javascript"),
     "serve.css": ("softpatch.deploy", "serve.css", "text/css"),
     "serve.js": ("softpatch.deploy", "serve.js", "text/javascript"),
     "serve_report.js": ("softpatch.deploy", "serve_report.js", "text/javascript"),

@@ -5,6 +5,7 @@ import base64
 import io
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from softpatch.deploy.serve.service import Service, given_threshold
 from softpatch.deploy.serve.uploads import MOST_IMAGES
 from softpatch.errors import InputError
 from softpatch.results import Prediction
+from softpatch.review.drift import summary_of
 from softpatch.review.pictures import save_map, save_overlay
 from softpatch.review.small_pictures import small_heat
+from softpatch.scoring.drift import Drift
 
 JSON, TIFF, PNG = "application/json", "image/tiff", "image/png"
 KINDS = (JSON, PNG, TIFF)
@@ -45,6 +48,13 @@ def routes(service: Service) -> APIRouter:
         found = await asyncio.to_thread(service.models.catalogue)
         return {"models": [{"name": name, "versions": [str(each) for each in found[name]]} for name in found]}
 
+    @router.get("/v1/models/{name}/drift")
+    async def drift(name: str, version: str | None = None) -> dict[str, Any]:
+        """Whether the images that a model judged have changed; null where none of them counts yet, or it cannot say."""
+        file = await service.find(name, version)
+        found = await asyncio.to_thread(service.drifts.current)
+        return {"model": file.name, "version": str(file.version), "drift": _drift(found.get(file.key))}
+
     @router.post("/v1/predict", openapi_extra=_PREDICT)
     @router.post("/v1/models/{name}/predict", openapi_extra=_PREDICT)
     async def predict(
@@ -55,10 +65,12 @@ def routes(service: Service) -> APIRouter:
         threshold: str | None = None,
         picture: str = PICTURES[0],
         details: bool = False,
+        drift: bool = True,
     ) -> Response:
         """Judge the images of a form, or one image as it is: rows in JSON, or the map or the overlay of one image.
 
         `picture` says whether a PNG is the overlay or the map, and `details` adds regions and the heat map to JSON.
+        Without `drift` the images do not count among those whose change is told.
         """
         kind = accepted(request.headers.get("accept", "*/*"))
         if picture not in PICTURES:
@@ -68,7 +80,7 @@ def routes(service: Service) -> APIRouter:
             file = await service.find(name or model, version)
             if kind != JSON and len(refs) != 1:
                 raise RequestError(406, f"{kind} shows one image; {len(refs)} were sent")
-            judged = await service.judged(request, file, refs, value)
+            judged = await service.judged(request, file, refs, value, drift=drift)
             if kind == JSON:
                 return await asyncio.to_thread(_rows, file, judged, details)
             return await asyncio.to_thread(_picture, service, judged[0], kind, picture)
@@ -153,6 +165,13 @@ def _rows(file: ModelFile, judged: list[Judged], details: bool) -> JSONResponse:
         names = "" if len(rows) == 1 else f", and so are the other {len(rows) - 1}"
         raise RequestError(400, f"{rows[0]['path']} cannot be judged: {rows[0]['error']}{names}")
     return JSONResponse({"model": file.name, "version": str(file.version), "images": rows})
+
+
+def _drift(drift: Drift | None) -> dict[str, Any] | None:
+    if drift is None:
+        return None
+    alarm = None if drift.alarm is None else {**asdict(drift.alarm), "sentence": drift.sentence}
+    return {**summary_of(drift), "alarm": alarm}
 
 
 def _details(prediction: Prediction) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from starlette.requests import Request
 
 from softpatch.config import Runtime, check_threshold
 from softpatch.data.images import ImageRef
-from softpatch.deploy.serve.batching import Batcher, Judged, judge
+from softpatch.deploy.serve.batching import Batcher, Job, Judged, judge
 from softpatch.deploy.serve.catalogue import ModelFile
+from softpatch.deploy.serve.drift import Drifts
 from softpatch.deploy.serve.limits import Limits
 from softpatch.deploy.serve.log import log
 from softpatch.deploy.serve.metrics import Metrics, make_metrics
@@ -35,6 +36,7 @@ class Service:
     batcher: Batcher[Judged]
     limits: Limits
     uploads: Uploads
+    drifts: Drifts
     metrics: Metrics
     is_ready: bool = True
 
@@ -43,10 +45,13 @@ class Service:
         return await asyncio.to_thread(self.models.find, name, version)
 
     async def judged(
-        self, request: Request, file: ModelFile, refs: Sequence[ImageRef], threshold: float | None
+        self, request: Request, file: ModelFile, refs: Sequence[ImageRef], threshold: float | None, *, drift: bool
     ) -> list[Judged]:
-        """Have images judged, at a threshold that replaces the model's, and note what was said of them."""
-        job = self.batcher.submit(file, refs)
+        """Have images judged, at a threshold that replaces the model's, and note what was said of them.
+
+        `drift` says whether they are the next of those whose change is to be told.
+        """
+        job = self.batcher.submit(file, refs, counts=drift)
         try:
             answers = await asyncio.wrap_future(job.future)
         except asyncio.CancelledError:
@@ -76,24 +81,38 @@ def running_service(settings: ServeSettings) -> Iterator[Service]:
         max_in_flight=settings.max_in_flight, max_bytes=settings.max_request_bytes, seconds=settings.timeout
     )
     metrics = make_metrics(
-        waiting=lambda: batcher.waiting(), loaded=lambda: models.count_loaded(), in_flight=lambda: limits.in_flight
+        waiting=lambda: batcher.waiting(),
+        loaded=lambda: models.count_loaded(),
+        in_flight=lambda: limits.in_flight,
+        drifts=lambda: drifts.current(),
     )
 
     def on_load(file: ModelFile, outcome: Outcome, reason: str) -> None:
         metrics.loads.labels(file.name, outcome).inc()
+        if outcome == "loaded":
+            drifts.loaded(file)
         log("model", model=file.name, version=file.version, outcome=outcome, path=str(file.path), reason=reason)
 
     models = Models(settings.models, _loader(settings), keep=settings.loaded, on_load=on_load)
+    drifts = Drifts(models.catalogue)
 
     def work(file: ModelFile, refs: Sequence[ImageRef], is_wanted: Callable[[], bool]) -> list[Judged]:
         return judge(models.detector(file), refs, is_wanted)
 
+    def on_answers(job: Job[Judged], answers: Sequence[Judged]) -> None:
+        if job.counts and not job.is_abandoned:  # whose client will ask again
+            drifts.follow(job.file, answers)
+
     batcher: Batcher[Judged] = Batcher(
-        work, size=settings.runtime.batch_size, wait=settings.batch_wait / 1000, on_batch=metrics.batches.observe
+        work,
+        size=settings.runtime.batch_size,
+        wait=settings.batch_wait / 1000,
+        on_batch=metrics.batches.observe,
+        on_answers=on_answers,
     )
     with uploads() as kept:
         try:
-            yield Service(settings, models, batcher, limits, kept, metrics)
+            yield Service(settings, models, batcher, limits, kept, drifts, metrics)
         finally:
             batcher.close()
 

@@ -43,11 +43,15 @@ class Output:
 
 @dataclass(frozen=True, eq=False)
 class InferRequest:
-    """What a client asks: images, pixels (N, H, W, 3) uint8 or encoded files, and which tensors it wants of them."""
+    """What a client asks: images, pixels (N, H, W, 3) uint8 or encoded files, and which tensors it wants of them.
+
+    Without `drift` the images do not count among those whose change is told.
+    """
 
     images: NDArray[np.uint8] | list[bytes]
     outputs: tuple[Output, ...]
     threshold: float | None
+    drift: bool
     id: str | None
 
 
@@ -68,17 +72,20 @@ def read_request(body: bytes, json_length: str | None) -> InferRequest:
     if not isinstance(content, dict) or not isinstance(content.get("inputs"), list) or len(content["inputs"]) != 1:
         raise InputError("the request must have one input, `image`, in a list `inputs`")
     parameters = _parameters(content)
-    threshold, name = parameters.get("threshold"), content.get("id")
+    threshold, drift, name = parameters.get("threshold"), parameters.get("drift", True), content.get("id")
     if threshold is not None:
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)):
             raise InputError(f"the parameter `threshold` is {_shown(threshold)}; it must be a number")
         check_threshold(threshold)
+    if not isinstance(drift, bool):
+        raise InputError(f"the parameter `drift` is {_shown(drift)}; it must be true or false")
     if name is not None and not isinstance(name, str):
         raise InputError(f"the id is {_shown(name)}; it must be text")
     return InferRequest(
         images=_images(content["inputs"][0], body[length:]),
         outputs=_outputs(content.get("outputs"), parameters.get("binary_data_output") is True),
         threshold=threshold,
+        drift=drift,
         id=name,
     )
 

@@ -1,4 +1,4 @@
-"""Verdicts are sent elsewhere, each at least once, by a thread that judging never waits for.
+"""Verdicts and alarms are sent elsewhere, each at least once, by a thread that judging never waits for.
 
 The journal is what is to be sent, and a small file beside it says up to which byte that is done. So nothing is lost
 when the receiver is away, or when the watcher ends or is killed; what was sent shortly before that is sent again, with
@@ -15,27 +15,37 @@ from pathlib import Path
 from typing import Any
 
 from softpatch.atomic import replacing
-from softpatch.deploy.watch.journal import JOURNAL, UNREADABLE, Entry, Journal, entries_of
+from softpatch.deploy.watch.journal import JOURNAL, UNREADABLE, Entry, Journal, begins_line, entries_of
 from softpatch.errors import InputError
 
 Send = Callable[[bytes], None]
 """Deliver a message, which is JSON. Raises `ConnectionError`, with the reason, where it may not have arrived."""
+DRIFT_EVENT = "drift"
+"""What a message of drift has as its `event`; one of a verdict has none."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 60.0  # seconds from a failure to the next try, doubled each time
 _KEPT_EVERY = 1.0  # seconds; what is sent in that time is sent twice where the watcher is killed
 
 
-def message(entry: Entry) -> bytes:
-    """What is sent of a judged file: the row of it, with the `id` and the `time` when it was judged."""
-    return json.dumps({"id": entry.id, "time": entry.time, **entry.row}).encode()
+def messages(entry: Entry, only: Collection[str] = ()) -> list[bytes]:
+    """What is sent of a judged file: its verdict, with the `id` and the `time` when it was judged, then what it told of
+    drift, with an `id` of its own. Of a file that could not be judged there is nothing.
+
+    Where `only` is not empty it holds the verdicts that are sent, and "drift" where that is.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    if entry.kind != UNREADABLE:
+        found[entry.kind] = {"id": entry.id, "time": entry.time, **entry.row}
+    if entry.event is not None:
+        found[DRIFT_EVENT] = {"id": f"{entry.id}-{DRIFT_EVENT}", "event": DRIFT_EVENT, **entry.event}
+    return [json.dumps(content).encode() for kind, content in found.items() if not only or kind in only]
 
 
 class Delivery:
     """The thread that sends what a journal says, to the receiver of this `name`; `begin` it, and `close` it at the end.
 
-    Of the verdicts those in `only` are sent, all where it is empty; files that could not be judged have none. Where
-    nothing was sent to this name from this folder before, it begins with what is judged from now on. `note` is given a
-    sentence when the receiver cannot be reached, and when it can again. Raises `InputError` where the file that says
-    how far it came holds anything else.
+    What is sent are `messages`, in the order of the journal. Where nothing was sent to this name from this folder
+    before, it begins with what is judged from now on. `note` is given a sentence when the receiver cannot be reached,
+    and when it can again. Raises `InputError` where the file that says how far it came holds anything else.
     """
 
     def __init__(
@@ -53,7 +63,9 @@ class Delivery:
         self._end = journal.length
         self._done, self._kept, self._kept_at = self._read_place(), 0, 0.0
         self._keep_place()
-        self.waiting = sum(self._is_sent(each) for _, each in entries_of(self._journal_file, self._done, self._end))
+        self.waiting = sum(
+            len(messages(each, self._only)) for _, each in entries_of(self._journal_file, self._done, self._end)
+        )
         self._changed = threading.Condition()
         self._deadline = math.inf
         self._thread = threading.Thread(target=self._work, name=f"softpatch-{name}", daemon=True)
@@ -66,7 +78,7 @@ class Delivery:
         """Say that these entries are in the journal, which is on the disk up to the byte `end`."""
         with self._changed:
             self._end = end
-            self.waiting += sum(self._is_sent(entry) for entry in entries)
+            self.waiting += sum(len(messages(entry, self._only)) for entry in entries)
             self._changed.notify()
 
     def close(self, patience: float) -> None:
@@ -78,14 +90,11 @@ class Delivery:
         if self.waiting:
             self._note(f"{self._name}: {self.waiting} not sent yet; the next watcher into the same folder sends them")
 
-    def _is_sent(self, entry: Entry) -> bool:
-        return entry.kind != UNREADABLE and (not self._only or entry.kind in self._only)
-
     def _work(self) -> None:
         try:
             while (end := self._next_end()) is not None:
                 for place, entry in entries_of(self._journal_file, self._done, end):
-                    if self._is_sent(entry) and not self._deliver(entry):
+                    if not all(self._deliver(content) for content in messages(entry, self._only)):
                         return
                     self._done = place
                     if time.monotonic() - self._kept_at > _KEPT_EVERY:
@@ -104,12 +113,12 @@ class Delivery:
                 self._changed.wait()
             return None if self._done == self._end else self._end
 
-    def _deliver(self, entry: Entry) -> bool:
-        """Send an entry, however often it takes; False where the end came before that."""
+    def _deliver(self, content: bytes) -> bool:
+        """Send a message, however often it takes; False where the end came before that."""
         wait = 0.0
         while time.monotonic() < self._deadline:
             try:
-                self._send(message(entry))
+                self._send(content)
             except ConnectionError as error:
                 if not wait:
                     self._note(f"{self._name}: {error}; verdicts are kept, and sending them is tried again")
@@ -137,14 +146,9 @@ class Delivery:
         found: Any = None
         with suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
             found = json.loads(self._place.read_bytes())["sent_bytes"]
-        if isinstance(found, int) and found > 0 and self._begins_line(min(found, self._end)):
+        if isinstance(found, int) and found > 0 and begins_line(self._journal_file, min(found, self._end)):
             return min(found, self._end)
         raise InputError(f"{self._place} does not say how much was sent; remove it to send what is judged from now on")
-
-    def _begins_line(self, place: int) -> bool:
-        with self._journal_file.open("rb") as file:
-            file.seek(place - 1)
-            return file.read(1) == b"\n"
 
     def _keep_place(self) -> None:
         if self._kept != self._done:

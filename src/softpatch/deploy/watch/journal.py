@@ -17,7 +17,7 @@ from typing import Any
 from softpatch.atomic import replacing
 from softpatch.deploy.watch.arrivals import Arrival
 from softpatch.deploy.watch.identity_set import IdentitySet
-from softpatch.deploy.watch.tables import Tables, lines_of, write_down
+from softpatch.deploy.watch.tables import DRIFT_COLUMNS, Tables, lines_of, write_down
 from softpatch.errors import InputError
 from softpatch.review.tables import TABLES, is_row
 
@@ -31,7 +31,8 @@ _FORMAT = 1
 @dataclass(frozen=True)
 class Entry:
     """A file that was judged: its `id` (32 hexadecimal digits), name, size and time of change, when it was judged, in
-    UTC, and the row of it: as `Prediction.as_dict` gives it, or its `path` and the `reason` why it cannot be read."""
+    UTC, and the row of it: as `Prediction.as_dict` gives it, or its `path` and the `reason` why it cannot be read.
+    `drift` is what the image told of drift, by `DRIFT_COLUMNS` but for the time; None, as nearly always, is nothing."""
 
     id: str
     name: str
@@ -39,6 +40,7 @@ class Entry:
     mtime_ns: int
     time: str
     row: dict[str, Any]
+    drift: dict[str, Any] | None = None
 
     @classmethod
     def of(cls, arrival: Arrival, row: dict[str, Any], time: str) -> "Entry":
@@ -50,23 +52,30 @@ class Entry:
         """The verdict, or "unreadable"."""
         return str(self.row.get("verdict", UNREADABLE))
 
+    @property
+    def event(self) -> dict[str, Any] | None:
+        """What the image told of drift, and when, by `DRIFT_COLUMNS`; None where it told nothing."""
+        return None if self.drift is None else {"time": self.time, **self.drift}
+
 
 class Journal:
     """An open journal: which files are `judged`, by their identities, `counts` of each kind, and its `length` in bytes,
-    of lines that are on the disk."""
+    of lines that are on the disk. `alarm` is the kind of that which stood when it was opened, None where none did."""
 
-    def __init__(self, file: FileIO, length: int, judged: IdentitySet, counts: Counter[str], tables: Tables) -> None:
-        self.length, self.judged, self.counts = length, judged, counts
+    def __init__(
+        self, file: FileIO, length: int, judged: IdentitySet, counts: Counter[str], alarm: str | None, tables: Tables
+    ) -> None:
+        self.length, self.judged, self.counts, self.alarm = length, judged, counts, alarm
         self._file, self._tables = file, tables
 
     def append(self, entries: Sequence[Entry]) -> None:
         """Write entries down, then their rows into the tables. Raises `InputError` where that cannot be done."""
-        data = b"".join(_line(vars(entry)) for entry in entries)
+        data = b"".join(_entry_line(entry) for entry in entries)
         write_down(self._file, data)
         self.length += len(data)
         self.judged.add(bytes.fromhex(entry.id) for entry in entries)
         self.counts.update(entry.kind for entry in entries)
-        self._tables.append(lines_of(entry.row) for entry in entries)
+        self._tables.append(lines_of(entry.row, entry.event) for entry in entries)
 
     @property
     def total(self) -> int:
@@ -90,14 +99,15 @@ def open_journal(output: Path, folder: Path) -> Iterator[tuple[Journal, list[str
         with replacing(path) as temporary:
             temporary.write_bytes(_line({"softpatch_watch": _FORMAT, "folder": watched}))
     length = _beginning(path, watched)
-    judged, counts = IdentitySet(), Counter[str]()
+    judged, counts, alarm = IdentitySet(), Counter[str](), None
     with Tables.following(output) as tables:
         for end, entry in entries_of(path):
             length = end
             judged.add([bytes.fromhex(entry.id)])
             counts[entry.kind] += 1
-            tables.expect(lines_of(entry.row))
-        notes = tables.settle(lines_of(entry.row) for _, entry in entries_of(path))
+            alarm = alarm if entry.drift is None else entry.drift["alarm"]
+            tables.expect(lines_of(entry.row, entry.event))
+        notes = tables.settle(lines_of(entry.row, entry.event) for _, entry in entries_of(path))
         try:
             file = FileIO(path, "r+")
         except OSError as error:
@@ -105,7 +115,7 @@ def open_journal(output: Path, folder: Path) -> Iterator[tuple[Journal, list[str
         with file:
             file.truncate(length)
             file.seek(length)
-            yield Journal(file, length, judged, counts, tables), notes
+            yield Journal(file, length, judged, counts, alarm, tables), notes
 
 
 def entries_of(path: Path, begin: int = 0, end: int | None = None) -> Iterator[tuple[int, Entry]]:
@@ -145,6 +155,18 @@ def kinds_of(path: Path, ids: Collection[str]) -> dict[str, str]:
     return {entry.id: entry.kind for _, entry in entries_of(path) if entry.id in ids}
 
 
+def begins_line(path: Path, place: int) -> bool:
+    """Whether a line of a journal begins, or it ends, at a byte above 0."""
+    with path.open("rb") as file:
+        file.seek(place - 1)
+        return file.read(1) == b"\n"
+
+
+def _entry_line(entry: Entry) -> bytes:
+    """An entry as a line, which versions of softpatch without drift can read where it has none."""
+    return _line({name: value for name, value in vars(entry).items() if name != "drift" or value is not None})
+
+
 def _line(content: dict[str, Any]) -> bytes:
     return json.dumps(content).encode() + b"\n"
 
@@ -176,8 +198,19 @@ def _entry(line: bytes) -> Entry | None:
         readable = is_row(entry.row) and isinstance(entry.row["path"], str)
     except (ValueError, TypeError, AttributeError, RecursionError):
         return None
+    usable = usable and (entry.drift is None or (readable and _is_event(entry.drift)))
     return entry if usable and (readable or _is_skipped(entry.row)) else None
 
 
 def _is_skipped(row: dict[str, Any]) -> bool:
     return set(row) == {"path", "reason"} and all(isinstance(text, str) for text in row.values())
+
+
+def _is_event(drift: Any) -> bool:
+    """Whether this is what an image told of drift: texts, of which all but the last two may be missing."""
+    return (
+        isinstance(drift, dict)
+        and set(drift) == set(DRIFT_COLUMNS[1:])
+        and all(isinstance(text, str) or text is None for text in drift.values())
+        and None not in (drift["told_path"], drift["sentence"])
+    )

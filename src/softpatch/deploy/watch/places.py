@@ -5,13 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from softpatch.atomic import lock
 from softpatch.data.paths import is_file
 from softpatch.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # on Windows, where nothing keeps a second watcher out
-    fcntl = None  # type: ignore[assignment]
 
 LOCK = "watch.lock"
 """What a watcher holds in a folder that it writes to, as long as it runs."""
@@ -47,11 +43,6 @@ def sole_watcher(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
     with file:
-        if fcntl:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise InputError(f"another watcher writes to {folder}; stop it, or choose another folder") from error
-            except OSError:  # a file system without locks
-                pass
+        if not lock(file):
+            raise InputError(f"another watcher writes to {folder}; stop it, or choose another folder")
         yield

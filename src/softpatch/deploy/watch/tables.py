@@ -1,4 +1,4 @@
-"""The tables of a watch, of the same columns as those of `predict`, that follow its journal row by row."""
+"""The tables of a watch, those of `predict` and one of drift, that follow its journal row by row."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -7,24 +7,45 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from softpatch.data.cells import path_cell, table_cell
 from softpatch.data.folder import PREDICTIONS
 from softpatch.errors import InputError
-from softpatch.review.tables import CSV, HEADERS, SKIPPED, TABLES, csv_line, json_line, skipped_line
+from softpatch.review.tables import CSV, HEADERS, SKIPPED, TABLES, csv_line, json_line, skipped_line, table_line
 
+DRIFT = "drift.csv"
+"""The table of alarms: a line where one is told or ends."""
+DRIFT_COLUMNS = ("time", "alarm", "ended", "first_path", "told_path", "sentence")
+"""Its columns: when; the kind of the alarm that is told, and of the one that has ended; the image from which on, and
+the one after which; and what it means."""
+_WATCH_TABLES = (*TABLES, DRIFT)
 Lines = dict[str, bytes]
 """What is added to which table."""
 _BEGINNINGS: Lines = {name: header.encode() for name, header in HEADERS.items()}
+_BEGINNINGS[DRIFT] = table_line(DRIFT_COLUMNS).encode()
 
 
-def lines_of(row: dict[str, Any]) -> Lines:
-    """What the row of a judged or of an unreadable file adds to the tables."""
+def lines_of(row: dict[str, Any], event: dict[str, Any] | None = None) -> Lines:
+    """What the row of a judged or of an unreadable file adds to the tables, and what it told of drift."""
     if "reason" in row:
         return {SKIPPED: _bytes(skipped_line(row["path"], row["reason"]))}
-    return {CSV: _bytes(csv_line(row)), PREDICTIONS: _bytes(json_line(row))}
+    lines = {CSV: _bytes(csv_line(row)), PREDICTIONS: _bytes(json_line(row))}
+    return lines if event is None else {**lines, DRIFT: _bytes(_drift_line(event))}
+
+
+def _drift_line(event: dict[str, Any]) -> str:
+    cells = {name: "" if text is None else table_cell(text) for name, text in event.items()}
+    paths = {name: path_cell(event[name] or "") for name in ("first_path", "told_path")}
+    return table_line([{**cells, **paths}[name] for name in DRIFT_COLUMNS])
 
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "backslashreplace")  # names need not be UTF-8
+
+
+def free_name(path: Path) -> Path:
+    """A name beside a path that nothing has, under which what lies there can be set aside."""
+    names = (path.with_name(f"{path.name}.old{number}") for number in range(1, 1_000_000))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 class Tables:
@@ -42,7 +63,7 @@ class Tables:
         """Open the tables in a folder, new ones where there are none. Raises `InputError` where that cannot be done."""
         opened: dict[str, _Table] = {}
         try:
-            for name in TABLES:
+            for name in _WATCH_TABLES:
                 opened[name] = _Table(output / name)
             tables = cls(opened)
             tables.expect(_BEGINNINGS)
@@ -72,7 +93,7 @@ class Tables:
 
     def append(self, rows: Iterable[Lines]) -> None:
         """Add lines, which are on the disk then. Raises `InputError` where they cannot be written."""
-        added: dict[str, list[bytes]] = {name: [] for name in TABLES}
+        added: dict[str, list[bytes]] = {name: [] for name in _WATCH_TABLES}
         for lines in rows:
             for name, line in lines.items():
                 added[name].append(line)
@@ -113,8 +134,7 @@ class _Table:
 
     def set_aside(self) -> str:
         """Give the file another name and begin it anew."""
-        names = (self.path.with_name(f"{self.path.name}.old{number}") for number in range(1, 1_000_000))
-        aside = next(name for name in names if not os.path.lexists(name))
+        aside = free_name(self.path)
         self.file.close()
         self.path.rename(aside)
         self._open()

@@ -15,6 +15,7 @@ from softpatch.config import OverlayStyle
 from softpatch.data.images import SkippedImage, as_asked, file_ref
 from softpatch.deploy.watch.arrivals import Arrival, Arrivals
 from softpatch.deploy.watch.delivery import Delivery
+from softpatch.deploy.watch.drift import WatchedDrift
 from softpatch.deploy.watch.journal import JOURNAL, UNREADABLE, Entry, Journal, kinds_of
 from softpatch.deploy.watch.moving import move_file
 from softpatch.detector import Detector
@@ -63,8 +64,9 @@ class Watched:
 
 
 class Watch:
-    """A watch at work: `run` it. It is asked through `stopping` whether to end, after the file in hand; `show` is given
-    a line about its state, and `note` sentences that a user should read."""
+    """A watch at work: `run` it. `drift` is told what is judged, where it is given. It is asked through `stopping`
+    whether to end, after the file in hand; `show` is given a line about its state, and `note` sentences that a user
+    should read."""
 
     def __init__(
         self,
@@ -73,12 +75,13 @@ class Watch:
         journal: Journal,
         deliveries: Sequence[Delivery] = (),
         *,
+        drift: WatchedDrift | None = None,
         stopping: Callable[[], bool] = lambda: False,
         show: Callable[[str], None] = lambda _: None,
         note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._detector, self._watched, self._journal, self._deliveries = detector, watched, journal, deliveries
-        self._stopping, self._show, self._note = stopping, show, note
+        self._drift, self._stopping, self._show, self._note = drift, stopping, show, note
         leave_out = [watched.output, *([watched.move] if watched.move else [])]
         self._arrivals = Arrivals(
             watched.folder, journal.judged.__contains__, settle=watched.settle, leave_out=leave_out
@@ -95,6 +98,10 @@ class Watch:
         Raises `InputError` where results cannot be written.
         """
         self._tell()
+        self._judge_what_comes()
+        self._draw_drift()
+
+    def _judge_what_comes(self) -> None:
         while not self._stopping():
             began = time.monotonic()
             complete = self._look()
@@ -178,6 +185,8 @@ class Watch:
         if not judged:
             return
         entries = [entry for _, entry in judged]
+        if self._drift is not None:
+            entries = self._drift.follow(entries)
         self._journal.append(entries)
         for delivery in self._deliveries:
             delivery.announce(entries, self._journal.length)
@@ -185,7 +194,28 @@ class Watch:
             self._arrivals.done(arrival)
             self._unmoved[arrival] = entry.kind
         self._move()
+        if self._drift is not None:
+            self._drift.keep(self._journal.length)
+            self._tell_drift(entries)
         self._tell()
+
+    def _tell_drift(self, entries: Sequence[Entry]) -> None:
+        """Say what entries told of drift, and draw it."""
+        told = [entry.drift for entry in entries if entry.drift is not None]
+        for event in told:
+            begin = event["first_path"]
+            self._note(event["sentence"] + (f" (it begins at {begin})" if begin else ""))
+        if told:
+            self._draw_drift()
+
+    def _draw_drift(self) -> None:
+        try:
+            if self._drift is not None:
+                self._drift.draw()
+        except InputError as error:
+            if is_disk_full(error):
+                raise
+            self._note(f"no picture of drift: {error}")
 
     def _move(self) -> None:
         """Move judged files away; those that cannot be moved are tried again every while."""
@@ -215,6 +245,8 @@ class Watch:
         parts += [f"{self._arrivals.waiting} waiting"]
         unsent = sum(delivery.waiting for delivery in self._deliveries)
         parts += [f"{unsent} to send"] if unsent else []
+        alarm = None if self._drift is None else self._drift.drift.alarm
+        parts += [f"alarm: {alarm.kind}"] if alarm else []
         self._show(f"watching {self._watched.folder}: {', '.join(parts)}")
 
     def _pause(self, seconds: float) -> None:

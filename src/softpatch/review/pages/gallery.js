@@ -8,21 +8,6 @@ const drawnRows = new Map(); // row numbers to elements
 let rows = []; // { top, height } and { section } or { first, last }, positions in `items`
 let columns = 1;
 
-/* An element with attributes, of which those that are null are left out, and with children, texts among them. */
-function make(tag, attributes = {}, ...children) {
-  return fill(document.createElement(tag), attributes, children);
-}
-
-function makeDrawing(tag, attributes = {}, ...children) {
-  return fill(document.createElementNS('http://www.w3.org/2000/svg', tag), attributes, children);
-}
-
-function fill(element, attributes, children) {
-  for (const [name, value] of Object.entries(attributes)) if (value !== null) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
 /* Where every row of `sections` lies: { group, first, last } with positions in `items`. */
 function layOut(sections) {
   const rem = parseFloat(getComputedStyle(document.documentElement).fontSize);
