@@ -1,6 +1,5 @@
 """A watched folder from files to rows, pictures and sorted folders, and the command."""
 
-import configparser
 import json
 import os
 import re
@@ -16,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 from PIL import Image
 
 from conftest import plate
@@ -324,31 +322,3 @@ def test_the_commands_of_the_how_to_page(
         assert line.startswith("softpatch watch ")
         assert command(capsys, *shlex.split(line)[2:], "--once", "--settle", "0")[0] == 0, line
     assert files(tmp_path / "sorted") - {"watch.lock"} == {*SORTED}
-
-
-UNIT = ROOT / "packaging/softpatch-watch.service"
-
-
-def test_the_unit_for_systemd() -> None:
-    unit = configparser.ConfigParser(strict=True, interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment, method-assign]
-    unit.read(UNIT)
-    service = unit["Service"]
-    assert (service["NoNewPrivileges"], service["ProtectSystem"], service["Restart"]) == ("yes", "strict", "on-failure")
-    assert service["KillSignal"] == "SIGTERM"
-    program, verb, *words = service["ExecStart"].split()
-    assert (Path(program).name, verb) == ("softpatch", "watch")
-    context = typer.main.get_command(cli.app).commands["watch"].make_context("watch", words)  # type: ignore[attr-defined]
-    written = [context.params["output"], context.params["move"]]
-    allowed = service["ReadWritePaths"].split()
-    assert all(any(path.is_relative_to(place) for place in allowed) for path in (*written, context.params["folder"]))
-
-
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
-def test_systemd_takes_the_unit(tmp_path: Path) -> None:
-    unit = tmp_path / UNIT.name
-    text = UNIT.read_text().replace("/opt/softpatch/bin/softpatch", sys.executable)
-    unit.write_text(text)
-    ended = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False)
-    complaints = [line for line in ended.stderr.splitlines() if UNIT.name in line]
-    assert complaints == []
