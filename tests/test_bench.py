@@ -60,7 +60,7 @@ def rows_of(tasks: list[Task], root: Path, **more: Any) -> list[dict[str, Any]]:
             {"protocol": "mixed"},
             "`protocol` 'mixed' is unknown; choose from clean, no-overlap, overlap, overlap-distinct",
         ),
-        ({"layout": "voc"}, "`layout` 'voc' is unknown; choose from auto, folder, visa"),
+        ({"layout": "voc"}, "`layout` 'voc' is unknown; choose from auto, folder, lookout, visa"),
         ({"noise_ratio": 0.1, "protocol": "clean"}, "`noise_ratio` is 0.1 in the protocol 'clean'; it is 0 in 'clean'"),
         ({"noise_ratio": 0, "protocol": "overlap"}, "`noise_ratio` is 0 in the protocol 'overlap'"),
         ({"noise_ratio": 1.5}, "`noise_ratio` is 1.5; it lies between 0 and 1"),

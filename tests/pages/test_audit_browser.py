@@ -72,6 +72,8 @@ def decided(page: "Page") -> dict[int, str]:
 def press(page: "Page", keys: str) -> None:
     for key in keys.split():
         page.keyboard.press(key)
+        if key == "Escape":  # the browser closes a dialog some time after the key
+            page.locator("dialog[open]").wait_for(state="detached")
 
 
 def saved_rows(page: "Page") -> list[list[str]]:
@@ -243,7 +245,7 @@ def test_filters_and_search(page_file: Path, open_page: Open) -> None:
     page.keyboard.press("/")
     page.keyboard.type("D/1")  # letters are text here, not answers
     assert shown(page) == [name for name in NAMES if "d/1" in name]
-    page.keyboard.press("Escape")
+    press(page, "Escape")
     assert page.locator(".card.current").evaluate("(card) => card === document.activeElement")
     page.fill("#search", "nothing of the kind")
     assert page.locator(".card").count() == 0
@@ -277,7 +279,7 @@ def test_an_image_larger_with_regions_and_what_they_should_look_like(page_file: 
     assert decided(page) == {1: "unsure", 2: "keep"}
     press(page, "n")
     question = detail.locator("h2").inner_text()
-    page.keyboard.press("Escape")
+    press(page, "Escape")
     assert not detail.is_visible()
     assert page.locator(".card.current .path").inner_text() == question
     assert page.locator(".card.current").evaluate("(card) => card === document.activeElement")
