@@ -5,8 +5,10 @@ import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -35,6 +37,15 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "product.safetensors"
 
 
+def versions_of(graph: Path) -> tuple[int, int | None]:
+    """The version of the format of a file, and of the operators in it."""
+    if graph.suffix == ".xml":
+        return int(ElementTree.parse(graph).getroot().attrib["version"]), None
+    model = onnx.load(graph)
+    (opset,) = {each.version for each in model.opset_import if each.domain == ""}
+    return model.ir_version, opset
+
+
 @pytest.mark.parametrize(("file_format", "precision"), EXPORTS)
 def test_an_exported_graph_answers_as_the_model(
     model: Path,
@@ -57,6 +68,7 @@ def test_an_exported_graph_answers_as_the_model(
     }
     assert description["model_digest"] == sha256(model.read_bytes()).hexdigest()
     assert [output["name"] for output in description["outputs"]] == list(OUTPUTS)
+    assert (description["ir_version"], description["opset"]) == versions_of(tmp_path / "out" / FILES[file_format][0])
     assert description["quantised"] == (["network", "search"] if precision == "int8" else [])
 
     answer = load_graph(tmp_path / "out" / FILES[file_format][0], threads=1)
@@ -174,8 +186,6 @@ def test_a_network_that_does_not_bear_8_bits_keeps_32(
     assert "Note: the network does not bear 8 bits, of 14 images a score is off by 0." in told
     assert "it keeps 32, and the search alone gets 8" in told
     assert json.loads((tmp_path / "model.json").read_text())["quantised"] == ["search"]
-    import onnx
-
     graph = onnx.load(tmp_path / "model.onnx").graph
     dequantised = {name for node in graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     kinds = {node.op_type for node in graph.node if set(node.input) & dequantised}

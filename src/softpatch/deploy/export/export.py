@@ -20,7 +20,7 @@ from softpatch.data.images import ImageRef, as_asked, readable, some_of
 from softpatch.data.paths import file_digest
 from softpatch.deploy.export.agreement import Agreement, as_input, compare, disagreement, training_images
 from softpatch.deploy.export.graph import check_can_export
-from softpatch.deploy.export.graph_file import FILES, OPSET, QUANTISED, load_graph, needed, write_graph
+from softpatch.deploy.export.graph_file import FILES, IR_VERSIONS, OPSET, QUANTISED, load_graph, needed, write_graph
 from softpatch.detector import Detector
 from softpatch.errors import ExportError, InputError
 from softpatch.progress import Progress, silent
@@ -100,6 +100,7 @@ def describe(
         "softpatch": softpatch.__version__,
         "format": file_format,
         "precision": precision,
+        "ir_version": IR_VERSIONS[file_format],
         "opset": OPSET if optional else None,
         "model_digest": model_digest,
         "inputs": [image, *(thresholds if optional else [])],

@@ -22,6 +22,8 @@ from softpatch.errors import ExportError, InputError
 
 OPSET = 20
 """Of ONNX's operators; runtimes from 2024 on have it."""
+IR_VERSIONS = {"onnx": 10, "openvino": 11}
+"""Of the files, by format."""
 INPUTS = ("image", "threshold", "map_threshold")
 FILES = {"onnx": ("model.onnx",), "openvino": ("model.xml", "model.bin")}
 """What a graph consists of, by format; the first is what a runtime is given."""
@@ -126,6 +128,7 @@ def onnx_model(detector: Detector, *, single: bool = False) -> Any:
             ) from error
     assert program is not None
     model = program.model_proto
+    model.ir_version = IR_VERSIONS["onnx"]
     for name, value in thresholds.items():
         model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
     return model
