@@ -14,7 +14,7 @@ from softpatch.estimator import SoftPatch
 
 TOKEN = "a-token-of-24-characters"
 OPEN = ("/", "/page/serve.js", "/page/style.css", "/v2/health/live", "/v2/health/ready")
-CLOSED = ("/v2", "/v1/models", "/v2/models/flange", "/metrics", "/openapi.json", "/nothing", "/page", "//")
+CLOSED = ("/v2", "/v1/models", "/v2/models/flange", "/metrics", "/nothing", "/page", "/docs2", "//")
 
 
 @pytest.fixture(scope="module")
@@ -86,9 +86,9 @@ def test_what_browsers_are_told(served: Served) -> None:
 
 
 def test_no_page_loads_anything_from_elsewhere(served: Served) -> None:
-    assert served.get("/docs").status == served.get("/redoc").status == 404
+    assert served.get("/redoc").status == served.get("/docs/none.js").status == 404
     assert "/v1/models/{name}/predict" in served.get("/openapi.json").json["paths"]
-    for path in ("/", "/page/serve.js", "/page/serve_report.js", "/page/serve.css"):
+    for path in ("/", "/docs", "/page/serve.js", "/page/serve_report.js", "/page/serve.css"):
         text = served.get(path).body.decode().replace("http://www.w3.org/2000/svg", "")
         assert "http://" not in text
         assert "https://" not in text

@@ -76,6 +76,28 @@ def open_served(browser: "Browser") -> Iterator[Open]:
     assert complaints == []
 
 
+def test_the_page_of_routes(open_served: Open, model: Path) -> None:
+    with serving(model, token=TOKEN) as served:
+        page = open_served(served, expected="401 (Unauthorized)")
+        page.goto(f"{served.address}/docs")
+        page.locator("#operations-For_people-predict_v1_predict_post").wait_for()
+        paths = page.locator(".opblock-summary-path").all_inner_texts()
+        assert {"/v1/predict", "/v2/health/ready", "/v2/models/{name}/infer", "/metrics"} <= {
+            path.replace("\u200b", "") for path in paths
+        }
+        page.get_by_role("button", name="Authorize").click()
+        page.locator("#auth-bearer-value").fill(TOKEN)
+        page.locator(".auth-btn-wrapper .authorize").click()
+        page.locator(".btn-done").click()
+        page.locator("#operations-For_people-models_v1_models_get .opblock-summary-control").click()
+        page.locator("#operations-For_people-models_v1_models_get .try-out__btn").click()
+        page.locator("#operations-For_people-models_v1_models_get .execute").click()
+        page.locator("#operations-For_people-models_v1_models_get .live-responses-table .response").first.wait_for()
+        assert (
+            "flange" in page.locator("#operations-For_people-models_v1_models_get .live-responses-table").inner_text()
+        )
+
+
 def judge(page: "Page", *paths: Path) -> None:
     page.set_input_files("#files", [str(path) for path in paths])
     wait_until(page, "document.querySelector('[data-count=waiting]').textContent === '0'")

@@ -23,8 +23,8 @@ _SECURITY = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
-_OPEN = ("/", "/v2/health/live", "/v2/health/ready")
-_OPEN_BELOW = "/page/"
+_OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
+_OPEN_BELOW = ("/page/", "/docs/")
 
 
 class Access:

@@ -2,13 +2,14 @@
 
 from typing import cast
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
 from softpatch import __version__
-from softpatch.deploy.serve import open_inference, page, people
+from softpatch.deploy.serve import open_inference, page, people, reference
 from softpatch.deploy.serve.access import Access, answer_of
 from softpatch.deploy.serve.metrics import CONTENT_TYPE
 from softpatch.deploy.serve.request_errors import RequestError
@@ -16,14 +17,13 @@ from softpatch.deploy.serve.service import Service
 
 
 def application(service: Service) -> ASGIApp:
-    """The ASGI application of a service that is at work.
-
-    There is no `/docs`, whose scripts would come from elsewhere; `/openapi.json` describes the routes.
-    """
+    """The ASGI application of a service that is at work."""
     app = FastAPI(title="softpatch", version=__version__, docs_url=None, redoc_url=None)
-    app.include_router(people.routes(service))
-    app.include_router(open_inference.routes(service))
+    described = [Security(HTTPBearer(auto_error=False))]  # `Access` asks for the token; this tells of it
+    app.include_router(people.routes(service), dependencies=described)
+    app.include_router(open_inference.routes(service), dependencies=described)
     app.include_router(page.routes())
+    app.include_router(reference.routes())
 
     @app.get("/metrics", response_class=Response)
     def metrics() -> Response:
