@@ -110,7 +110,9 @@ def test_reports_are_pages(capsys, model: Path, plate_folder: Path, tmp_path: Pa
     assert "Inspection report" in (results / "report.html").read_text()
     code, out, err = run(capsys, "report", model, plate_folder, "-o", tmp_path / "report")
     assert (code, err) == (0, "")
-    assert re.fullmatch(r".*report\.html: \d of 4 defects missed, \d of 4 good images called anomalous\n", out)
+    assert re.fullmatch(
+        r".*report\.html: \d of 4 defects missed, \d of them to check, \d of 4 good images called anomalous\n", out
+    )
     assert [path.name for path in (tmp_path / "report").iterdir()] == ["report.html"]
     page = (tmp_path / "report/report.html").read_text()
     assert "Evaluation report" in page

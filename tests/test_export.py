@@ -161,6 +161,16 @@ def test_a_graph_that_does_not_agree_is_not_written(
     assert (tmp_path / "model.onnx").read_bytes() == b"an older graph"
 
 
+def test_a_graph_of_another_format_keeps_its_description(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.xml").touch()
+    code, _, told = run(capsys, "export", model, "-o", tmp_path, "--device", "cpu")
+    assert code == 2
+    assert f"{tmp_path} holds model.xml, a graph of another format; choose another folder" in told
+    assert [path.name for path in tmp_path.iterdir()] == ["model.xml"]
+
+
 def test_the_deviation_that_each_precision_allows() -> None:
     off = Agreement(3, 0.005, 0.0, 0, None, None)
     assert disagreement(off, "fp16") is None

@@ -81,11 +81,12 @@ def test_in_cpp(product: Path, capsys: pytest.CaptureFixture[str], file_format: 
         pytest.skip("this OpenVINO has no headers")
     if file_format == "onnx":
         unpack_onnxruntime(product / compile_commands.partition("\n")[0].removeprefix("ONNXRUNTIME="))
-    options = ["--format", file_format, "-o", product / "exported", "--device", "cpu"]
+    folder = "exported" if file_format == "onnx" else "exported-openvino"
+    options = ["--format", file_format, "-o", product / folder, "--device", "cpu"]
     run(capsys, "export", product / "product.safetensors", *options)
     (product / "detect.cpp").write_text(CPP[file_format])
     subprocess.run(["bash", "-ec", compile_commands.replace("python", sys.executable, 1)], cwd=product, check=True)
-    program = [product / "detect", f"exported/{FILES[file_format][0]}"]
+    program = [product / "detect", f"{folder}/{FILES[file_format][0]}"]
     done = subprocess.run([*program, "good.ppm", "bad.ppm"], cwd=product, capture_output=True, text=True, check=True)
     assert [line.split(",")[0] for line in done.stdout.splitlines()] == ["good.ppm: good", "bad.ppm: anomalous"]
     assert scores_of(done.stdout) == pytest.approx(expected(product), rel=1e-3)

@@ -570,8 +570,7 @@ def test_labels_as_decisions(plate_folder: Path, tmp_path: Path, capsys) -> None
 def test_labelled_defects_that_are_learned_from_are_told(tmp_path: Path) -> None:
     notes = choose_images(divided(tmp_path), "train").notes
     assert notes[1:] == (
-        "1 of 3 training images are labelled as defective and are learned from like the others, "
-        "unless --decisions rejects them.",
+        "1 of 3 training images are labelled as defective; that alone changes nothing, --decisions can reject them.",
     )
 
 

@@ -45,8 +45,18 @@ class TestMove:
         target.parent.mkdir()
         for path in (source, target):
             path.write_bytes(b"pixels")
+            os.utime(path, ns=(10**18, 10**18))
         assert move_file(source, target) == target
         assert [path.name for path in tmp_path.rglob("*.png")] == ["a.png"]
+
+    def test_the_same_image_taken_again_stays_two_files(self, tmp_path: Path) -> None:
+        source, target = tmp_path / "a.png", tmp_path / "good/a.png"
+        target.parent.mkdir()
+        for path, time in ((source, 2), (target, 1)):
+            path.write_bytes(b"pixels")
+            os.utime(path, (time, time))
+        assert move_file(source, target) == tmp_path / "good/a-2.png"
+        assert target.exists()
 
     @pytest.mark.skipif(os.name == "nt", reason="links")
     def test_a_link_moves_as_a_link(self, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Overlays, maps, evaluation and the demo's picture."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_evaluation_counts_and_rounds_nothing(fitted: SoftPatch, plate_folder: P
     assert record["missed"] == 0
     assert record["images_with_mask"] == 8
     assert 0.9 < record["pixel_auroc"] <= 1
+
+
+def test_missed_images_that_are_to_check_are_counted(fitted: SoftPatch, plate_folder: Path) -> None:
+    samples = open_dataset(plate_folder).test
+    scores = sorted(
+        prediction.image_score
+        for prediction in fitted.detector.predict([sample.ref for sample in samples if sample.is_anomalous])
+    )
+    # of four defective images one is above the threshold, two to check and one good
+    detector = replace(fitted.detector, threshold=(scores[2] + scores[3]) / 2, check_threshold=scores[0])
+    result = evaluate(detector, samples)
+    assert (result.missed, result.missed_to_check) == (3, 2)
 
 
 def test_images_without_masks_count_for_the_image_metrics_only(fitted: SoftPatch, plate_folder: Path) -> None:

@@ -226,6 +226,27 @@ def test_a_model_that_is_replaced_begins_anew_and_one_that_is_gone_is_forgotten(
         assert served.service.drifts._drifts.keys() == served.service.drifts._stamps.keys() == {("screw", 1)}
 
 
+def test_an_alarm_ends_in_the_log_where_its_model_is_replaced(
+    fitted: SoftPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "flange.safetensors"
+    fitted.save(path)
+    with serving(tmp_path) as served:
+        send(served, STREAM)
+        alarm = served.service.drifts.current()["flange", 1].alarm
+        assert alarm is not None
+        other = SoftPatch.load(path, weights="random", device="cpu")
+        other.threshold = 2 * fitted.threshold
+        other.save(path)
+        served.service.models._looked_at -= 10
+        capsys.readouterr()
+        send(served, STREAM[:1])
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (said,) = [line for line in lines if line["event"] == "drift"]
+    assert (said["model"], said["version"], said["alarm"], said["ended"]) == ("flange", 1, None, alarm.kind)
+    assert said["sentence"] == "the model file was replaced or removed; the test begins anew"
+
+
 def test_a_model_that_does_not_know_what_is_usual_serves_without(
     fitted: SoftPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -61,6 +61,18 @@ def test_a_body_whose_length_is_too_large_is_not_waited_for(served: Served) -> N
     assert served.post("/v1/predict", multipart, Content_Type=kind).status == 413
 
 
+@pytest.mark.parametrize("expects", [True, False])
+def test_a_client_reads_why_its_large_body_is_refused(served: Served, expects: bool) -> None:
+    size = 3_000_000
+    head = HEAD + b"Content-Length: %d\r\n" % size + (b"Expect: 100-continue\r\n" if expects else b"")
+    with connected(served, head + b"\r\n") as connection:
+        if not expects:
+            connection.sendall(b"x" * size)
+        answer = all_of(connection)
+    assert answer.startswith(b"HTTP/1.1 413 ")
+    assert b"larger than the 1 MB allowed" in answer
+
+
 def test_a_body_of_unstated_length_is_cut_off(served: Served) -> None:
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     with connected(served, HEAD + b"Transfer-Encoding: chunked\r\n\r\n") as connection:

@@ -126,6 +126,8 @@ def test_many_at_once_get_what_python_says(served: Served, fitted: SoftPatch) ->
         ("/v1/models/flange/predict?threshold=-1", BAD, {}, 400, "the threshold is '-1'"),
         ("/v1/models/flange/predict?threshold=nan", BAD, {}, 400, "the threshold is 'nan'"),
         ("/v1/models/flange/predict?details=perhaps", BAD, {}, 400, "details is 'perhaps'"),
+        ("/v1/predict?treshold=2", BAD, {}, 400, "the parameter 'treshold' is unknown; choose from "),
+        ("/v1/predict?treshold=2", BAD, {}, 400, "did you mean 'threshold'?"),
         ("/v1/models/flange/predict?picture=x", BAD, {}, 400, "the picture is 'x'; it must be overlay or map"),
         ("/v1/models/flange/predict", BAD, {"Accept": "text/html"}, 406, "answers are application/json"),
         ("/v1/models/flange/predict", b"x", {"Content_Type": "multipart/form-data"}, 400, "boundary"),

@@ -102,6 +102,21 @@ def test_rows_and_pictures_are_those_of_predict(fitted: SoftPatch, watched: Watc
     assert shown[-1] == f"watching {watched.folder}: 4 judged, 1 anomalous, 1 unreadable, 0 waiting"
 
 
+def test_pictures_of_a_name_that_comes_again_are_kept_beside_each_other(
+    fitted: SoftPatch, watched: Watched, tmp_path: Path
+) -> None:
+    asked = replace(watched, maps=True, overlays="plain", move=tmp_path / "sorted")
+    run(fitted.detector, asked)
+    before = {name: (watched.output / name).read_bytes() for name in files(watched.output) if name.endswith(".png")}
+    put(watched.folder / "1.png", 104)
+    run(fitted.detector, asked)
+    *_, last = (json.loads(line) for line in (watched.output / "watch.jsonl").read_text().splitlines())
+    new = files(watched.output / "overlays") - {name.removeprefix("overlays/") for name in before}
+    assert new == {f"1.png.{last['id'][:8]}.png"}
+    assert {name: (watched.output / name).read_bytes() for name in before} == before
+    assert f"1.png.{last['id'][:8]}.tiff" in files(watched.output / "maps")
+
+
 def test_what_is_judged_is_not_judged_again_and_what_is_new_is(fitted: SoftPatch, watched: Watched) -> None:
     run(fitted.detector, watched)
     before = (watched.output / "watch.jsonl").read_bytes()
@@ -124,7 +139,7 @@ def test_judged_files_are_moved_by_their_verdict(fitted: SoftPatch, watched: Wat
     put(watched.folder / "1.png", 55)  # the next of that name
     put(watched.folder / "2.png", 52)  # the same once more
     run(fitted.detector, moving)
-    assert (files(watched.folder), files(tmp_path / "sorted")) == (set(), {*moved, "good/1-2.png"})
+    assert (files(watched.folder), files(tmp_path / "sorted")) == (set(), {*moved, "good/1-2.png", "good/2-2.png"})
     assert len(rows(watched)) == 6
 
 

@@ -72,7 +72,7 @@ def podman_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(exit_on_error=False)
     for flag in ("--detach", "--read-only", "--no-healthcheck"):
         parser.add_argument(flag, action="store_true")
-    for option in ("--tmpfs", "--cap-drop", "--publish", "--volume", "--secret", "--userns"):
+    for option in ("--tmpfs", "--cap-drop", "--publish", "--volume", "--secret", "--userns", "--restart"):
         parser.add_argument(option, action="append")
     parser.add_argument("image")
     parser.add_argument("words", nargs=argparse.REMAINDER)

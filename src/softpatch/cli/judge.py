@@ -273,7 +273,7 @@ def report(
     list_skipped(skipped)
     for note in (*opened.notes, *notes(result)):
         say(f"Note: {note}")
-    missed = f"{result.missed} of {result.anomalous_images} defects missed"
+    missed = f"{result.missed} of {result.anomalous_images} defects missed, {result.missed_to_check} of them to check"
     false_alarms = f"{result.false_alarms} of {result.nominal_images} good images called anomalous"
     print(f"{printable(str(output / REPORT))}: {missed}, {false_alarms}")
 

@@ -107,8 +107,8 @@ def _labelled_defective(train: Sequence[Sample]) -> tuple[str, ...]:
     if not count:
         return ()
     return (
-        f"{count} of {len(train)} training images are labelled as defective and are learned from like the others, "
-        "unless --decisions rejects them.",
+        f"{count} of {len(train)} training images are labelled as defective; that alone changes nothing, "
+        "--decisions can reject them.",
     )
 
 

@@ -38,10 +38,10 @@ class Kind:
 class Evaluation:
     """The metrics of one test set, and what the decision threshold made of it.
 
-    `false_alarms` counts nominal images called anomalous, `missed` anomalous images that were not. Of the masks of
-    anomalous images `empty_masks` mark nothing of what is looked at, and `full_masks` all of it. Above
-    `best_f1_threshold` F1 would be largest; None where images of one label alone are there. `kinds` are those of the
-    test set, "good" first.
+    `false_alarms` counts nominal images called anomalous, `missed` anomalous images that were not, of which
+    `missed_to_check` have the verdict "check". Of the masks of anomalous images `empty_masks` mark nothing of what is
+    looked at, and `full_masks` all of it. Above `best_f1_threshold` F1 would be largest; None where images of one label
+    alone are there. `kinds` are those of the test set, "good" first.
     """
 
     metrics: Metrics
@@ -54,6 +54,7 @@ class Evaluation:
     threshold: float
     false_alarms: int
     missed: int
+    missed_to_check: int
     best_f1_threshold: float | None
     kinds: tuple[Kind, ...]
 
@@ -112,6 +113,7 @@ def evaluate(
         threshold=detector.threshold,
         false_alarms=int((called & ~truth).sum()),
         missed=int((~called & truth).sum()),
+        missed_to_check=int(((image_scores > detector.check_threshold) & ~called & truth).sum()),
         best_f1_threshold=best_f1(truth, image_scores)[1] if truth.any() and not truth.all() else None,
         kinds=_kinds(np.array(kinds), truth, image_scores, called),
     )

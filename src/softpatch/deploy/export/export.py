@@ -45,11 +45,13 @@ def export_detector(
 
     Without `images` some are taken that the detector learned from. `labels` say which of the images are anomalous, if
     that is known; `model_digest` is that of the model file. What a user should know goes to `on_note`, in a sentence.
-    Raises `InputError` where the detector cannot be exported, images are not at hand or an extra is missing, and
-    `ExportError` where the graph cannot be made or does not agree within `TOLERANCE`; then nothing is written.
+    Raises `InputError` where the detector cannot be exported, images are not at hand, an extra is missing or the folder
+    holds a graph of another format, and `ExportError` where the graph cannot be made or does not agree within
+    `TOLERANCE`; then nothing is written.
     """
     check_can_export(detector)
     needed(file_format)
+    _check_folder(folder, file_format)
     images = training_images(detector) if images is None else images
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=temporary_prefix(), dir=folder) as work:
@@ -139,6 +141,14 @@ def describe(
         "inference_precision": "f32; OpenVINO takes bfloat16 unless it is told INFERENCE_PRECISION_HINT=f32",
         "check": asdict(agreement),
     }
+
+
+def _check_folder(folder: Path, file_format: str) -> None:
+    """Raise `InputError` where a folder holds a graph of another format, which its `model.json` describes."""
+    others = [name for other, names in FILES.items() if other != file_format for name in names]
+    found = next((name for name in others if (folder / name).exists()), None)
+    if found is not None:
+        raise InputError(f"{folder} holds {found}, a graph of another format; choose another folder")
 
 
 def _samples(detector: Detector, images: Sequence[ImageRef]) -> list[NDArray[Any]]:

@@ -8,7 +8,7 @@ from softpatch.deploy.serve.catalogue import Catalogue, ModelFile, Stamp
 from softpatch.deploy.serve.log import log
 from softpatch.errors import InputError
 from softpatch.results import Prediction
-from softpatch.scoring.drift import Drift
+from softpatch.scoring.drift import Change, Drift
 
 Key = tuple[str, int]
 """The name and the version of a model."""
@@ -33,8 +33,11 @@ class Drifts:
         if self._stamps.get(file.key) != file.stamp:
             obsolete.add(file.key)
         for key in obsolete:
-            self._drifts.pop(key, None)
+            drift = self._drifts.pop(key, None)
             self._stamps.pop(key, None)
+            if drift is not None and drift.alarm is not None:
+                ended = Change(None, drift.alarm, "the model file was replaced or removed; the test begins anew")
+                log("drift", model=key[0], version=key[1], **ended.as_dict())
         self._stamps[file.key] = file.stamp
 
     def follow(self, file: ModelFile, judged: Sequence[Judged]) -> None:

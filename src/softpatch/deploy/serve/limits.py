@@ -29,9 +29,8 @@ class Limits:
         or where the time is up.
         """
         if self.in_flight >= self.max_in_flight:
-            raise await self._after_rest(
-                request, RequestError(429, f"{self.in_flight} requests are at work; try again soon", retry_after=1)
-            )
+            error = RequestError(429, f"{self.in_flight} requests are at work; try again soon", retry_after=1)
+            raise await self._after_rest(request, error, has_begun=False)
         self.in_flight += 1
         body = _Body(self, request.receive)
         try:
@@ -46,7 +45,9 @@ class Limits:
         except ClientDisconnect as error:
             raise RequestError(400, "the request ended before it was whole", closes=True) from error
         except RequestError as error:
-            raise (error if body.is_read else await self._after_rest(request, error)) from None
+            if body.is_read:
+                raise
+            raise await self._after_rest(request, error, has_begun=body.held > 0) from None
         finally:
             self.in_flight -= 1
             self.bytes_held -= body.held
@@ -66,19 +67,26 @@ class Limits:
         if int(stated) > self.max_bytes:
             raise self.too_large()
 
-    async def _after_rest(self, request: Request, error: RequestError) -> RequestError:
-        """The error, after a little more of the request: a client that still sends would not read an answer."""
-        rest = 0
+    async def _after_rest(self, request: Request, error: RequestError, *, has_begun: bool) -> RequestError:
+        """The error, after a little more of the request: a client that still sends would not read an answer.
+
+        One that waits to be told to send, and of which nothing was received, reads it at once.
+        """
+        closing = RequestError(error.status, error.message, retry_after=error.retry_after, closes=True)
+        if not has_begun and request.headers.get("expect", "").lower() == "100-continue":
+            return closing
+        stated, rest = request.headers.get("content-length", ""), 0
+        most = int(stated) if stated.isdecimal() else self.max_bytes
         try:
             async with asyncio.timeout(_REFUSED_SECONDS):
-                while rest <= self.max_bytes:
+                while rest <= most:
                     message = await request.receive()
                     rest += len(message.get("body", b""))
                     if message["type"] != "http.request" or not message.get("more_body", False):
                         return error
         except TimeoutError:
             pass
-        return RequestError(error.status, error.message, retry_after=error.retry_after, closes=True)
+        return closing
 
 
 class _Body:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 from PIL import Image
 from starlette.datastructures import UploadFile
 
+from softpatch.config import choose_from
 from softpatch.data.image_bounds import bounded
 from softpatch.data.images import ImageRef
 from softpatch.deploy.serve.batching import Judged
@@ -40,7 +41,7 @@ _MOST_REGIONS = 100
 
 def routes(service: Service) -> APIRouter:
     """Models, and predictions of them."""
-    router = APIRouter(tags=["For people"])
+    router = APIRouter(tags=["For people"], dependencies=[Depends(check_parameters)])
 
     @router.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -86,6 +87,15 @@ def routes(service: Service) -> APIRouter:
             return await asyncio.to_thread(_picture, service, judged[0], kind, picture)
 
     return router
+
+
+def check_parameters(request: Request) -> None:
+    """Raise `RequestError` for a parameter in the address that the route does not have."""
+    known = [each.alias for each in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            choice = choose_from(name, known) if known else "this address takes none"
+            raise RequestError(400, f"the parameter {name[:40]!r} is unknown; {choice}")
 
 
 _FILES = {"type": "array", "items": {"type": "string", "format": "binary"}}

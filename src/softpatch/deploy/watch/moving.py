@@ -13,9 +13,9 @@ from softpatch.atomic import replacing
 def move_file(source: Path, target: Path) -> Path:
     """Move a file to `target`, or beside it under a name with a number where another file lies there.
 
-    Gives where it is now. Where a copy of it lies there already, as a move between file systems that was killed leaves
-    it, only the source is removed; a copy appears whole or not at all. Links move as links. Raises `OSError` and
-    `InputError` where that cannot be done, and leaves the source then.
+    Gives where it is now. Between file systems it is copied, whole or not at all; where a copy of it lies there
+    already, with its time, as a move that was killed leaves it, only the source is removed. Links move as links. Raises
+    `OSError` and `InputError` where that cannot be done, and leaves the source then.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     others = (target.with_stem(f"{target.stem}-{number}") for number in range(2, 10_000))
@@ -32,7 +32,9 @@ def move_file(source: Path, target: Path) -> Path:
 def _is_copy(source: Path, place: Path) -> bool:
     if source.is_symlink() or place.is_symlink() or not place.is_file() or source.samefile(place):
         return False
-    return source.stat().st_size == place.stat().st_size and cmp(source, place, shallow=False)
+    one, other = source.stat(), place.stat()
+    is_alike = (one.st_size, one.st_mtime_ns) == (other.st_size, other.st_mtime_ns)
+    return is_alike and cmp(source, place, shallow=False)
 
 
 def _move(source: Path, target: Path) -> None:

@@ -4,7 +4,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -171,8 +171,11 @@ class Watch:
     def _draw(self, answer: Prediction, arrival: Arrival) -> None:
         """Draw what is asked for of an image; a verdict is worth more than a picture that cannot be drawn."""
         drawing, output = self._watched.drawing, self._watched.output
-        for picture in drawing.pictures(answer.path):
-            self._tidy((output / picture).parent)
+        places = [output / picture for picture in drawing.pictures(answer.path)]
+        for place in places:
+            self._tidy(place.parent)
+        if any(place.exists() for place in places):  # of another file that had the name
+            answer = replace(answer, path=f"{answer.path}.{arrival.identity.hex()[:8]}")
         try:
             (ref,) = as_asked([file_ref(self._watched.folder / arrival.name)], self._detector.settings)
             draw(answer, ref, arrival.state, drawing, output)
