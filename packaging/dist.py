@@ -100,6 +100,9 @@ def main() -> None:
     """Build the commit that is checked out into dist/."""
     if changed := _git("status", "--porcelain"):
         sys.exit(f"what is built is a commit, and these files differ from it; commit them first:\n{changed}")
+    ignored = _git("ls-files", "--others", "--ignored", "--exclude-standard", "src/softpatch").splitlines()
+    if beside := [name for name in ignored if not _BESIDE.search(name)]:
+        sys.exit("\n".join(["these files would be in the wheel, and git ignores them; move them away:", *beside]))
     wheel, archive = build(ROOT, ROOT / "dist", int(_git("log", "-1", "--format=%ct")))
     if found := problems(wheel, archive, ROOT):
         sys.exit("\n".join(found))

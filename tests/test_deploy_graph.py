@@ -140,6 +140,18 @@ def test_cells_of_tiles_become_patches() -> None:
     assert torch.allclose(matrix, torch.tensor(expected))
 
 
+def test_a_pixel_that_is_no_number_does_not_pass(tmp_path: Path, good_images: np.ndarray) -> None:
+    for number, image in enumerate(good_images):
+        Image.fromarray(image[..., 0].astype(np.uint16) * 16).save(tmp_path / f"{number}.png")
+    estimator = tiny_softpatch(value_range=(0.0, 4095.0)).fit(tmp_path)
+    image = np.repeat(NEW[:1, ..., :1].astype(np.float32) * 16, 3, axis=3)
+    image[0, 10, 10, 1] = np.nan
+    scores, labels, _, masks = answers(estimator, image)
+    assert np.isnan(scores[0])
+    assert labels[0]
+    assert masks[0].any()
+
+
 def test_the_mask_shows_a_patch_inside_the_region_of_interest(good_images: np.ndarray) -> None:
     only = np.zeros((256, 256), dtype=bool)
     only[100:160, 100:160] = True

@@ -1,6 +1,7 @@
 """Exported graphs in their runtimes, what is written beside them, and when nothing is written."""
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from hashlib import sha256
@@ -14,6 +15,7 @@ from PIL import Image
 
 from conftest import plate, tiny_softpatch
 from softpatch import ExportError, SoftPatch
+from softpatch.atomic import temporary_prefix
 from softpatch.data.images import file_ref
 from softpatch.deploy.export import agreement
 from softpatch.deploy.export.agreement import Agreement, disagreement
@@ -112,6 +114,58 @@ def test_graphs_of_other_models(tmp_path: Path, settings: dict[str, object], fil
     scores = [prediction.image_score for prediction in estimator.predict(list(new))]
     assert answer(new)["pred_score"] == pytest.approx(scores, rel=1e-3)
     assert answer(new[:1])["pred_score"] == pytest.approx(scores[:1], rel=1e-3)
+
+
+def test_an_empty_batch_does_not_upset_what_comes_after(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, told = run(capsys, "export", model, "--format", "openvino", "-o", tmp_path, "--device", "cpu")
+    assert code == 0, told
+    answer = load_graph(tmp_path / "model.xml", threads=1)
+    good, bad = plate(500)[None], plate(501, defective=True)[None]
+    before = [float(answer(image)["pred_score"][0]) for image in (good, bad)]
+    with pytest.raises(RuntimeError, match=r"(?i)image|shape|tensor"):
+        answer(good[:0])
+    assert [float(answer(image)["pred_score"][0]) for image in (good, bad)] == before
+
+
+def test_what_is_no_description_of_a_graph_stays_and_what_a_killed_export_left_goes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "model.json").write_text('{"mine": 1}')
+    left = tmp_path / temporary_prefix().replace(f"-{os.getpid()}-", "-999999999-")
+    left.mkdir()
+    code, _, told = run(capsys, "export", model, "-o", tmp_path, "--device", "cpu")
+    assert code == 2
+    assert "model.json exists and describes no exported model; choose another folder" in told
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"model.json": '{"mine": 1}'}
+
+
+def test_a_model_that_is_replaced_while_it_is_loaded(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(model.read_bytes())
+    load = SoftPatch.load
+
+    def load_and_replace(path: Path, **options: object) -> SoftPatch:
+        loaded = load(path, **options)
+        loaded.threshold = 2 * loaded.threshold
+        loaded.save(path)
+        return loaded
+
+    monkeypatch.setattr(SoftPatch, "load", load_and_replace)
+    code, _, told = run(capsys, "export", copy, "-o", tmp_path / "out", "--device", "cpu")
+    assert code == 2
+    assert f"{copy} was replaced while it was loaded; start again" in told
+
+
+def test_an_image_that_cannot_be_read_is_named(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "no.png").write_text("no image")
+    words = ["--check", tmp_path / "no.png", "-o", tmp_path / "out", "--device", "cpu"]
+    code, _, told = run(capsys, "export", model, *words)
+    assert code == 2
+    assert f"{tmp_path / 'no.png'}: " in told
 
 
 def test_a_backbone_that_torch_cannot_export(

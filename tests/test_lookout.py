@@ -17,6 +17,8 @@ from softpatch import cli
 from softpatch.data.decisions import read_decisions
 from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import Dataset, Sample, open_dataset, recognise_layout
+from softpatch.data.layouts.bucket import local_files
+from softpatch.data.layouts.ground_truth import read_manifest
 from softpatch.data.masks import colours_in, read_mask
 from softpatch.deploy.export.agreement import images_to_check
 from softpatch.errors import ImageError, InputError
@@ -572,6 +574,25 @@ def test_labelled_defects_that_are_learned_from_are_told(tmp_path: Path) -> None
     assert notes[1:] == (
         "1 of 3 training images are labelled as defective; that alone changes nothing, --decisions can reject them.",
     )
+
+
+def test_a_class_that_means_no_label_is_refused(tmp_path: Path) -> None:
+    line = {"source-ref": "s3://b/1.png", "l": 1, "l-metadata": {"class-name": "Unlabelled"}}
+    (tmp_path / "a.manifest").write_text(json.dumps(line))
+    with pytest.raises(
+        InputError, match="has the class-name 'Unlabelled'; leave the label out of an image without one"
+    ):
+        read_manifest(tmp_path / "a.manifest")
+
+
+def test_files_that_are_missing_everywhere_are_told_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+    monkeypatch.setattr(Path, "is_file", lambda path: looked.append(path) or False)
+    folder = "/".join("d" * 50)
+    references = {f"s3://b/{folder}/{number}.png": f"line {number}" for number in range(2000)}
+    with pytest.raises(InputError, match="2000 of 2000 files of bucket 'b' are"):
+        local_files(references, [tmp_path])
+    assert len(looked) < 10 * len(references)
 
 
 def test_the_manifest_of_the_documentation(tmp_path: Path) -> None:

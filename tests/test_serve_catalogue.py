@@ -34,6 +34,16 @@ def test_files_are_named_by_their_stems_and_versions_by_their_folders(tmp_path: 
     assert names(tmp_path / "screw/10.safetensors", tmp_path / "flange.safetensors") == {"flange": [1], "screw": [10]}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="names are text there")
+def test_a_name_that_is_not_utf_8_is_passed_over(tmp_path: Path) -> None:
+    written(tmp_path / "flange.safetensors")
+    odd = tmp_path / os.fsdecode(b"\xff.safetensors")
+    written(odd)
+    assert names(tmp_path) == {"flange": [1]}
+    with pytest.raises(InputError, match="give model files"):
+        check_models([odd])
+
+
 @pytest.mark.parametrize("path", ["nowhere", "empty", "notes.txt"])
 def test_a_path_without_a_model_is_told(tmp_path: Path, path: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softpatch.cli.options import Category, Layout, Model, Output, Overlays, Weights, choice, with_runtime
-from softpatch.cli.paths import check_given, load_model
+from softpatch.cli.paths import check_given, check_unchanged, load_model
 from softpatch.config import EXPORT_FORMATS, PRECISIONS, VERDICTS, Runtime, check_threshold
 from softpatch.errors import InputError
 
@@ -60,8 +60,10 @@ def export(
     from softpatch.terminal import printable, progress_bar, say
 
     needed(file_format)
+    digest = file_digest(model)
     with progress_bar() as progress:
         detector = load_model(model, weights, replace(runtime, device="cpu"), progress).detector
+        check_unchanged(model, digest)
         images, labels = (
             (training_images(detector), None) if check is None else images_to_check(check, layout, category)
         )
@@ -72,7 +74,7 @@ def export(
             precision=precision,
             images=images,
             labels=labels,
-            model_digest=file_digest(model),
+            model_digest=digest,
             on_note=lambda text: say(f"Note: {text}"),
             progress=progress,
         )
@@ -216,14 +218,16 @@ def watch(
         journal, notes = stack.enter_context(open_journal(output, folder))
         for text in notes:
             say(f"Note: {text}")
+        identity = ModelIdentity.of(model, threshold)
         with progress_bar() as progress:
             estimator = load_model(model, weights, runtime, progress)
+        check_unchanged(model, identity.model)
         drift = None
         if no_drift:
             forget_drift(output)
         else:
             judging = estimator.detector if threshold is None else estimator.detector.with_threshold(threshold)
-            drift, notes = open_drift(output, journal, judging, ModelIdentity.of(model, threshold))
+            drift, notes = open_drift(output, journal, judging, identity)
             for text in notes:
                 say(f"Note: {text}")
         show = stack.enter_context(status_line(quiet=quiet))

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from softpatch.config import PRETRAINED, RANDOM, Runtime
-from softpatch.data.paths import check_model_exists, check_weights_file, is_file
-from softpatch.errors import InputError
+from softpatch.data.paths import check_model_exists, check_weights_file, file_digest, is_file
+from softpatch.errors import InputError, ModelFileError
 from softpatch.progress import Progress
 
 if TYPE_CHECKING:
@@ -66,6 +66,12 @@ def load_model(model: Path, weights: str | None, runtime: Runtime, progress: Pro
     from softpatch.estimator import SoftPatch
 
     return SoftPatch.load(model, weights=weights, **asdict(runtime), progress=progress)
+
+
+def check_unchanged(model: Path, digest: str) -> None:
+    """Raise `ModelFileError` where a model file is not the one of a digest any more, so that another was loaded."""
+    if not model.is_file() or file_digest(model) != digest:
+        raise ModelFileError(f"{model} was replaced while it was loaded; start again")
 
 
 def _list_file(name: str) -> list[str]:

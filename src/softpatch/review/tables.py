@@ -5,7 +5,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from io import StringIO
-from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, Protocol, TextIO
 
@@ -42,16 +41,17 @@ COLUMNS = (
     "map_quartile",
 )
 """The columns of `predictions.csv`: see `Prediction.as_dict`."""
+_LARGEST = 1e30  # that a number of a row may be, as scores of a threshold
 
 
 def is_row(row: dict[str, Any]) -> bool:
-    """Whether a row, read from a file, holds what `Prediction.as_dict` gives: text, and finite numbers or nothing."""
+    """Whether a row, read from a file, holds what `Prediction.as_dict` gives: text, and numbers in bounds."""
     numbers = [value for name, value in row.items() if name not in ("path", "verdict")]
     scores = [row.get(name) for name in ("image_score", "threshold", "check_threshold")]
     return (
         set(row) == set(COLUMNS)
         and row["verdict"] in VERDICTS
-        and all(value is None or (isinstance(value, (int, float)) and isfinite(value)) for value in numbers)
+        and all(value is None or (isinstance(value, (int, float)) and abs(value) < _LARGEST) for value in numbers)
         and None not in scores
     )
 

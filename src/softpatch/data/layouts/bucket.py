@@ -10,6 +10,7 @@ from softpatch.errors import InputError
 _SCHEME = "s3://"
 _LONGEST = 1_100  # characters: a key of S3 has at most 1,024 bytes
 _PLACES_SHOWN = 6
+_COUNTED = 100  # references by which it is told where most files are
 
 
 def local_files(references: Mapping[str, str], folders: Sequence[Path]) -> dict[str, Path]:
@@ -54,19 +55,21 @@ def _files_of_bucket(
         files = {reference: folder.joinpath(*parts[dropped:]) for reference, parts in keys.items()}
         if all(file.is_file() for file in files.values()):
             return files
+    some = list(keys.values())[:_COUNTED]
     counts = {
-        (folder, dropped): sum(folder.joinpath(*parts[dropped:]).is_file() for parts in keys.values())
+        (folder, dropped): sum(folder.joinpath(*parts[dropped:]).is_file() for parts in some)
         for folder, dropped in ways
     }
     best = max(counts, key=lambda way: counts[way])
     tried = [best] if counts[best] else ways
+    count = sum(best[0].joinpath(*parts[best[1] :]).is_file() for parts in keys.values())
     missing, parts = next(
         (reference, parts) for reference, parts in keys.items() if not best[0].joinpath(*parts[best[1] :]).is_file()
     )
     places = [str(folder.joinpath(*parts[dropped:])) for folder, dropped in tried]
     looked = " or ".join(places[:_PLACES_SHOWN]) + (" or ..." if len(places) > _PLACES_SHOWN else "")
     raise InputError(
-        f"{references[missing]} names {missing!r}, but {looked} is missing ({len(keys) - counts[best]} of {len(keys)} "
+        f"{references[missing]} names {missing!r}, but {looked} is missing ({len(keys) - count} of {len(keys)} "
         f"files of bucket {parts[0]!r} are); copy them with aws s3 sync, or give the folder that they lie in"
     )
 

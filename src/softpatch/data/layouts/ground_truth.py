@@ -7,9 +7,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, NoReturn
 
+from softpatch.data.layouts.samples import UNLABELLED
 from softpatch.data.layouts.tables import read_text
 from softpatch.data.masks import BLACK, Colour
 from softpatch.errors import InputError
@@ -77,7 +79,7 @@ def read_manifest(path: Path) -> tuple[Entry, ...]:
 
 
 def _entries(path: Path) -> Iterator[Entry]:
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(StringIO(read_text(path), newline="\n"), start=1):
         if line.strip():
             yield _entry(line, f"line {number} of {path}")
 
@@ -131,6 +133,8 @@ def _class_name(content: dict[str, Any], where: str) -> str | None:
         name = metadata.get("class-name")
         if not isinstance(name, str) or not name.strip():
             raise InputError(f"{where} has no class-name in {attribute + _METADATA!r}; it is normal or anomaly")
+        if name.strip().lower() == UNLABELLED:
+            raise InputError(f"{where} has the class-name {name!r}; leave the label out of an image without one")
         names[name.strip()] = attribute
     if len(names) > 1:
         said = " and ".join(f"{name[:_SHOWN]!r} by {attribute!r}" for name, attribute in names.items())

@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 import softpatch
-from softpatch.atomic import move_together, temporary_prefix
+from softpatch.atomic import check_can_write, move_together, temporary_prefix
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, as_asked, readable, some_of
 from softpatch.data.paths import file_digest
@@ -144,11 +144,25 @@ def describe(
 
 
 def _check_folder(folder: Path, file_format: str) -> None:
-    """Raise `InputError` where a folder holds a graph of another format, which its `model.json` describes."""
+    """Raise `InputError` where a graph cannot be written into a folder, or would replace what is none of its kind.
+
+    What killed exports left there is removed.
+    """
+    check_can_write(folder / DESCRIPTION)
+    if (folder / DESCRIPTION).exists() and not _is_description(folder / DESCRIPTION):
+        raise InputError(f"{folder / DESCRIPTION} exists and describes no exported model; choose another folder")
     others = [name for other, names in FILES.items() if other != file_format for name in names]
     found = next((name for name in others if (folder / name).exists()), None)
     if found is not None:
         raise InputError(f"{folder} holds {found}, a graph of another format; choose another folder")
+
+
+def _is_description(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size < 1_000_000 else None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    return isinstance(found, dict) and {"softpatch", "format", "precision"} <= found.keys()
 
 
 def _samples(detector: Detector, images: Sequence[ImageRef]) -> list[NDArray[Any]]:

@@ -75,7 +75,7 @@ class ExportedDetector(nn.Module):
         anomaly_map = self.rows @ for_map.view(-1, *self.grid) @ self.columns.T
         if self.inside is not None:
             anomaly_map = torch.where(self.inside, anomaly_map, 0.0)
-        label = score > threshold
+        label = ~(score <= threshold)  # so that NaN, of a pixel that is none, does not pass
         mask = (anomaly_map > map_threshold) | self._patch(peak)
         return score, label, anomaly_map, mask & label[:, None, None]
 

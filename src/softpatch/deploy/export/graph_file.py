@@ -31,7 +31,7 @@ QUANTISED = (("network", "search"), ("search",))
 """What may get 8 bits in int8, most of it first. Networks whose activations range widely do not bear it."""
 Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 """Images (N, H, W, 3) as a graph takes them become its outputs by name."""
-_LARGEST_SIDE = 65_500
+_LARGEST_SIDE, _LARGEST_BATCH = 65_500, 65_535
 _WARNINGS, _ERRORS = 2, 3  # of ONNX Runtime's levels of severity
 _LARGE = 1024  # numbers: those of a tensor that is worth halving
 
@@ -68,7 +68,11 @@ def write_graph(
         else:
             import openvino
 
-            openvino.save_model(openvino.Core().read_model(path), target, compress_to_fp16=False)  # is halved already
+            graph = openvino.Core().read_model(path)
+            sides = [openvino.Dimension(1, each) for each in (_LARGEST_BATCH, _LARGEST_SIDE, _LARGEST_SIDE)]
+            shape = openvino.PartialShape([*sides, openvino.Dimension(3)])
+            graph.reshape({"image": shape})  # without bounds an empty batch spoils the answers after it
+            openvino.save_model(graph, target, compress_to_fp16=False)  # what is to be halved is so already
     return target
 
 

@@ -88,7 +88,14 @@ def _check_begins_as_model(path: Path) -> None:
 
 
 def _files(paths: Sequence[Path]) -> Iterator[Path]:
-    """Every model file of files and folders: those in a folder, and the versions one folder further down."""
+    """Every model file of files and folders: those in a folder, and the versions one folder further down.
+
+    Without those whose name is not UTF-8: no answer could tell of them.
+    """
+    yield from (path for path in _all_files(paths) if not any("\udc80" <= letter <= "\udcff" for letter in str(path)))
+
+
+def _all_files(paths: Sequence[Path]) -> Iterator[Path]:
     for path in paths:
         if path.suffix == SUFFIX and not path.is_dir():
             yield path

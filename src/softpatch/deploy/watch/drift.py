@@ -22,6 +22,7 @@ from softpatch.scoring.drift import Drift
 STATE = "watch.drift"
 """The name of the file that says how far the test came."""
 _ENDED_WITH_TEST = "whether images change is told anew; the alarm of before has ended"
+_LARGEST_STATE = 1_000_000  # bytes
 _DRAWN = 1000  # of the last images at least, and twice as many at most
 
 
@@ -172,7 +173,11 @@ def _checkpoint(output: Path, journal: Journal, identity: ModelIdentity) -> tupl
 
 def _read(path: Path) -> tuple[Checkpoint | None, ModelIdentity | None]:
     """What a file keeps, and whose that is; None where it is damaged. Raises `InputError` where it cannot be read."""
+    if not path.is_file():
+        raise InputError(f"cannot read {path}: it is no file; move it away")
     try:
+        if path.stat().st_size > _LARGEST_STATE:
+            return None, None
         state = json.loads(path.read_bytes())
         identity = ModelIdentity(state["model"], state["threshold"])
         return Checkpoint(int(state["journal_bytes"]), Drift.from_dict(state["drift"])), identity

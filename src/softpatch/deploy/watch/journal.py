@@ -174,6 +174,8 @@ def _line(content: dict[str, Any]) -> bytes:
 def _beginning(path: Path, watched: str) -> int:
     """The length of a journal's first line. Raises `InputError` where it is that of another folder, or none."""
     header: Any = None
+    if not path.is_file():
+        raise InputError(f"{path} is no file; move it away")
     with suppress(OSError, ValueError, RecursionError), path.open("rb") as file:
         line = file.readline(1_000_000)
         header = json.loads(line)
