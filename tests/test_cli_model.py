@@ -1,6 +1,7 @@
 """`softpatch info` and `softpatch threshold --labelled`: what they say, what they write, what they leave alone."""
 
 import json
+import re
 import shutil
 import struct
 from hashlib import sha256
@@ -120,7 +121,8 @@ def test_a_tensor_of_another_kind_is_no_model(model: Path, capsys) -> None:
     header = {"format_version": 1, "digest": ""}
     save_file({"a": torch.zeros(3, dtype=torch.bfloat16)}, model, metadata={"softpatch": json.dumps(header)})
     code, _, err = run(capsys, "info", model)
-    assert (code, "cut short or not a model file" in err) == (2, True)
+    assert code == 2
+    assert re.search("cut short or not a model file|was altered", err)  # by whether ml_dtypes has NumPy know bfloat16
 
 
 @pytest.mark.parametrize(
