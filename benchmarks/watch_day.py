@@ -27,6 +27,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from softpatch.data.paths import file_digest
 from softpatch.deploy.watch.drift import ModelIdentity, open_drift
 from softpatch.deploy.watch.journal import open_journal
 from softpatch.estimator import SoftPatch
@@ -273,7 +274,7 @@ def is_drift_same(folder: Path, rows: list[dict[str, object]]) -> bool:
     with (output / "drift.csv").open(newline="") as file:
         found = [(line["told_path"], line["sentence"]) for line in csv.DictReader(file)]
     with open_journal(output, folder / "in") as (journal, _):
-        state, notes = open_drift(output, journal, detector, ModelIdentity.of(folder / "model", None))
+        state, notes = open_drift(output, journal, detector, ModelIdentity(file_digest(folder / "model"), None))
     return found == told and not notes and state is not None and state.drift == drift
 
 

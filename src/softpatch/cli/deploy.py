@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from softpatch.cli.options import Category, Layout, Model, Output, Overlays, Weights, choice, with_runtime
-from softpatch.cli.paths import check_given, check_unchanged, load_model
+from softpatch.cli.paths import check_given, load_with_digest
 from softpatch.config import EXPORT_FORMATS, PRECISIONS, VERDICTS, Runtime, check_threshold
 from softpatch.errors import InputError
 
@@ -53,22 +53,17 @@ def export(
     softpatch[openvino].
     """
     check_given(model=model, weights=weights, images=[check])
-    from softpatch.data.paths import file_digest
-    from softpatch.deploy.export.agreement import images_to_check, training_images
+    from softpatch.deploy.export.agreement import images_to_check
     from softpatch.deploy.export.export import export_detector
     from softpatch.deploy.export.graph_file import FILES, needed
     from softpatch.terminal import printable, progress_bar, say
 
     needed(file_format)
-    digest = file_digest(model)
     with progress_bar() as progress:
-        detector = load_model(model, weights, replace(runtime, device="cpu"), progress).detector
-        check_unchanged(model, digest)
-        images, labels = (
-            (training_images(detector), None) if check is None else images_to_check(check, layout, category)
-        )
+        estimator, digest = load_with_digest(model, weights, replace(runtime, device="cpu"), progress)
+        images, labels = (None, None) if check is None else images_to_check(check, layout, category)
         found = export_detector(
-            detector,
+            estimator.detector,
             output,
             file_format=file_format,
             precision=precision,
@@ -218,16 +213,14 @@ def watch(
         journal, notes = stack.enter_context(open_journal(output, folder))
         for text in notes:
             say(f"Note: {text}")
-        identity = ModelIdentity.of(model, threshold)
         with progress_bar() as progress:
-            estimator = load_model(model, weights, runtime, progress)
-        check_unchanged(model, identity.model)
+            estimator, digest = load_with_digest(model, weights, runtime, progress)
         drift = None
         if no_drift:
             forget_drift(output)
         else:
             judging = estimator.detector if threshold is None else estimator.detector.with_threshold(threshold)
-            drift, notes = open_drift(output, journal, judging, identity)
+            drift, notes = open_drift(output, journal, judging, ModelIdentity(digest, threshold))
             for text in notes:
                 say(f"Note: {text}")
         show = stack.enter_context(status_line(quiet=quiet))

@@ -68,10 +68,13 @@ def load_model(model: Path, weights: str | None, runtime: Runtime, progress: Pro
     return SoftPatch.load(model, weights=weights, **asdict(runtime), progress=progress)
 
 
-def check_unchanged(model: Path, digest: str) -> None:
-    """Raise `ModelFileError` where a model file is not the one of a digest any more, so that another was loaded."""
+def load_with_digest(model: Path, weights: str | None, runtime: Runtime, progress: Progress) -> tuple["SoftPatch", str]:
+    """Load a model file, and give its digest too. Raises `ModelFileError` where it was replaced meanwhile."""
+    digest = file_digest(model)
+    estimator = load_model(model, weights, runtime, progress)
     if not model.is_file() or file_digest(model) != digest:
         raise ModelFileError(f"{model} was replaced while it was loaded; start again")
+    return estimator, digest
 
 
 def _list_file(name: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Paths that a user names: whether anything is there, told before anything slow is imported, and what they share."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -52,6 +53,15 @@ def shared_folder(paths: Iterable[str | Path]) -> str:
 def path_below(folder: str, path: str | Path) -> str:
     """The path of a file from a folder on, with `/` on every system."""
     return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def holds_record(path: Path, names: set[str], largest: int = 1_000_000) -> bool:
+    """Whether a file is a JSON object that has these names; one of more than `largest` bytes is not."""
+    try:
+        found = json.loads(path.read_bytes()) if path.stat().st_size <= largest else None
+    except (OSError, ValueError, RecursionError):
+        found = None
+    return isinstance(found, dict) and names <= found.keys()
 
 
 def file_digest(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Compare a detector's answers with the truth of a dataset."""
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from softpatch.data.framing import Framing
 from softpatch.data.images import SkippedImage
 from softpatch.data.layouts import Sample
+from softpatch.data.paths import holds_record
 from softpatch.detector import Detector
 from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
@@ -156,13 +156,7 @@ def _kinds(
 
 def check_can_replace(path: Path) -> None:
     """Raise `InputError` where a file lies that does not hold the figures of an evaluation."""
-    if not path.exists():
-        return
-    try:
-        found = json.loads(path.read_bytes()) if path.stat().st_size < 100_000 else None
-    except (OSError, ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or not {"image_auroc", "false_alarms"} <= found.keys():
+    if path.exists() and not holds_record(path, {"image_auroc", "false_alarms"}):
         raise InputError(f"{path} exists and holds no figures of an evaluation; name another file")
 
 

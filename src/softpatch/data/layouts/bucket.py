@@ -62,14 +62,12 @@ def _files_of_bucket(
     }
     best = max(counts, key=lambda way: counts[way])
     tried = [best] if counts[best] else ways
-    count = sum(best[0].joinpath(*parts[best[1] :]).is_file() for parts in keys.values())
-    missing, parts = next(
-        (reference, parts) for reference, parts in keys.items() if not best[0].joinpath(*parts[best[1] :]).is_file()
-    )
+    missing = [name for name, parts in keys.items() if not best[0].joinpath(*parts[best[1] :]).is_file()]
+    parts = keys[missing[0]]
     places = [str(folder.joinpath(*parts[dropped:])) for folder, dropped in tried]
     looked = " or ".join(places[:_PLACES_SHOWN]) + (" or ..." if len(places) > _PLACES_SHOWN else "")
     raise InputError(
-        f"{references[missing]} names {missing!r}, but {looked} is missing ({len(keys) - count} of {len(keys)} "
+        f"{references[missing[0]]} names {missing[0]!r}, but {looked} is missing ({len(missing)} of {len(keys)} "
         f"files of bucket {parts[0]!r} are); copy them with aws s3 sync, or give the folder that they lie in"
     )
 

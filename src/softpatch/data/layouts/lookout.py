@@ -47,8 +47,8 @@ def read_lone_manifest(manifest: Path) -> Dataset:
     """Read a manifest that was named itself, of images that nobody divided unless names say so.
 
     Named as that of test images, it has those alone; named as that of training images, with one of test images in the
-    same folder, those.
-    Files are looked for from its folder on, and from the one above. Raises `InputError` as the layout does.
+    same folder, those. Files are looked for from its folder on, and from the one above. Raises `InputError` as the
+    layout does.
     """
     folder = manifest.absolute().parent
     part = _part(manifest) or "all"

@@ -15,7 +15,7 @@ from softpatch.data.inputs import choose_images
 from softpatch.data.layouts import is_manifest, open_dataset
 from softpatch.deploy.export.graph_file import Run
 from softpatch.detector import Detector
-from softpatch.errors import ImageError, InputError
+from softpatch.errors import InputError
 from softpatch.progress import Progress, silent
 from softpatch.scoring.metrics import evaluate_scores
 
@@ -52,8 +52,8 @@ def compare(
 ) -> Agreement:
     """Give images to a graph and to its detector. Raises `ImageError` for one that cannot be read."""
     scores, exported, of_map, changed = [], [], [0.0], 0
-    pixels = (_pixels(ref, detector.settings) for ref in as_asked(images, detector.settings))
-    for number, (image, answer) in enumerate(zip(pixels, detector.predict(images), strict=True), 1):
+    pixels = (as_input(ref.read(), detector.settings) for ref in as_asked(images, detector.settings))
+    for number, (answer, image) in enumerate(zip(detector.predict(images), pixels, strict=True), 1):
         found = run(image)
         scores.append(answer.image_score)
         exported.append(float(found["pred_score"][0]))
@@ -93,13 +93,6 @@ def images_to_check(path: Path, layout: str, category: str | None) -> tuple[list
         if len(set(labels)) == 2:
             return [sample.ref for sample in test], labels
     return list(choose_images(path, "predict", layout=layout, category=category).refs), None
-
-
-def _pixels(ref: ImageRef, settings: Settings) -> NDArray[Any]:
-    try:
-        return as_input(ref.read(), settings)
-    except ImageError as error:
-        raise ImageError(f"{ref.name}: {error}") from error
 
 
 def as_input(image: Tensor, settings: Settings) -> NDArray[Any]:

@@ -17,7 +17,7 @@ import softpatch
 from softpatch.atomic import check_can_write, move_together, temporary_prefix
 from softpatch.data.framing import Framing
 from softpatch.data.images import ImageRef, as_asked, readable, some_of
-from softpatch.data.paths import file_digest
+from softpatch.data.paths import file_digest, holds_record
 from softpatch.deploy.export.agreement import Agreement, as_input, compare, disagreement, training_images
 from softpatch.deploy.export.graph import check_can_export
 from softpatch.deploy.export.graph_file import FILES, IR_VERSIONS, OPSET, QUANTISED, load_graph, needed, write_graph
@@ -56,9 +56,9 @@ def export_detector(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=temporary_prefix(), dir=folder) as work:
         place = Path(work)
+        parts = QUANTISED if precision == "int8" else ((),)
         samples = _samples(detector, images) if precision == "int8" else []
-        *others, last = QUANTISED if precision == "int8" else [()]
-        for quantised in (*others, last):
+        for quantised in parts:
             progress("graph", 0, 1)
             path = write_graph(detector, file_format, precision, place, samples, quantised)
             progress("graph", 1, 1)
@@ -66,13 +66,12 @@ def export_detector(
             wrong = disagreement(agreement, precision)
             if wrong is None:
                 break
-            if quantised == last:
+            if quantised == parts[-1]:
                 raise ExportError(f"the exported graph does not agree with the model: {wrong}; nothing was written")
             if on_note:
                 on_note(f"the network does not bear 8 bits, {wrong}; it keeps 32, and the search alone gets 8")
         files = [Path(name) for name in FILES[file_format]]
-        description = describe(detector, file_format, precision, agreement, model_digest)
-        description["quantised"] = quantised
+        description = describe(detector, file_format, precision, quantised, agreement, model_digest)
         description["files"] = {name.name: file_digest(place / name) for name in files}
         (place / DESCRIPTION).write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
         move_together(place, [*files, Path(DESCRIPTION)], folder)
@@ -80,7 +79,12 @@ def export_detector(
 
 
 def describe(
-    detector: Detector, file_format: str, precision: str, agreement: Agreement, model_digest: str | None
+    detector: Detector,
+    file_format: str,
+    precision: str,
+    quantised: Sequence[str],
+    agreement: Agreement,
+    model_digest: str | None,
 ) -> dict[str, Any]:
     """What `model.json` says: inputs, outputs, thresholds, framing, and how the graph was checked."""
     settings = detector.settings
@@ -102,6 +106,7 @@ def describe(
         "softpatch": softpatch.__version__,
         "format": file_format,
         "precision": precision,
+        "quantised": list(quantised),
         "ir_version": IR_VERSIONS[file_format],
         "opset": OPSET if optional else None,
         "model_digest": model_digest,
@@ -149,20 +154,13 @@ def _check_folder(folder: Path, file_format: str) -> None:
     What killed exports left there is removed.
     """
     check_can_write(folder / DESCRIPTION)
-    if (folder / DESCRIPTION).exists() and not _is_description(folder / DESCRIPTION):
-        raise InputError(f"{folder / DESCRIPTION} exists and describes no exported model; choose another folder")
+    description = folder / DESCRIPTION
+    if description.exists() and not holds_record(description, {"softpatch", "format", "precision"}):
+        raise InputError(f"{description} exists and describes no exported model; choose another folder")
     others = [name for other, names in FILES.items() if other != file_format for name in names]
     found = next((name for name in others if (folder / name).exists()), None)
     if found is not None:
         raise InputError(f"{folder} holds {found}, a graph of another format; choose another folder")
-
-
-def _is_description(path: Path) -> bool:
-    try:
-        found = json.loads(path.read_bytes()) if path.stat().st_size < 1_000_000 else None
-    except (OSError, ValueError, RecursionError):
-        found = None
-    return isinstance(found, dict) and {"softpatch", "format", "precision"} <= found.keys()
 
 
 def _samples(detector: Detector, images: Sequence[ImageRef]) -> list[NDArray[Any]]:

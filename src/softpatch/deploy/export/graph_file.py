@@ -31,7 +31,7 @@ QUANTISED = (("network", "search"), ("search",))
 """What may get 8 bits in int8, most of it first. Networks whose activations range widely do not bear it."""
 Run = Callable[[NDArray[Any]], dict[str, NDArray[Any]]]
 """Images (N, H, W, 3) as a graph takes them become its outputs by name."""
-_LARGEST_SIDE, _LARGEST_BATCH = 65_500, 65_535
+_LARGEST_SIDE = 65_500  # and batch
 _WARNINGS, _ERRORS = 2, 3  # of ONNX Runtime's levels of severity
 _LARGE = 1024  # numbers: those of a tensor that is worth halving
 
@@ -42,14 +42,13 @@ def write_graph(
     precision: str,
     folder: Path,
     samples: Sequence[NDArray[Any]],
-    quantised: Sequence[str] = QUANTISED[0],
+    quantised: Sequence[str],
 ) -> Path:
     """Write a detector's graph into a folder and say which file to load.
 
     For int8, `quantised` is what gets 8 bits, one of `QUANTISED`, and `samples` are images (1, H, W, 3) from which the
-    ranges of activations are taken. Raises `InputError` where
-    the extra that a format needs is not installed, and for a detector that cannot be exported, and `ExportError` as
-    `onnx_model` does.
+    ranges of activations are taken. Raises `InputError` where the extra that a format needs is not installed and for a
+    detector that cannot be exported, and `ExportError` as `onnx_model` does.
     """
     needed(file_format)
     import onnx
@@ -69,9 +68,8 @@ def write_graph(
             import openvino
 
             graph = openvino.Core().read_model(path)
-            sides = [openvino.Dimension(1, each) for each in (_LARGEST_BATCH, _LARGEST_SIDE, _LARGEST_SIDE)]
-            shape = openvino.PartialShape([*sides, openvino.Dimension(3)])
-            graph.reshape({"image": shape})  # without bounds an empty batch spoils the answers after it
+            side = openvino.Dimension(1, _LARGEST_SIDE)  # without bounds an empty batch spoils the answers after it
+            graph.reshape({"image": openvino.PartialShape([side, side, side, openvino.Dimension(3)])})
             openvino.save_model(graph, target, compress_to_fp16=False)  # what is to be halved is so already
     return target
 

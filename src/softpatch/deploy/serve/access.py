@@ -24,7 +24,7 @@ _SECURITY = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
 }
 _OPEN = ("/", "/docs", "/openapi.json", "/v2/health/live", "/v2/health/ready")
-_OPEN_BELOW = ("/page/", "/docs/")
+_OPEN_BELOW = "/page/"
 
 
 class Access:

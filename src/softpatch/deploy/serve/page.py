@@ -10,14 +10,17 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; media-src 'self' blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE = ("softpatch.deploy", "serve.html", "text/html; charset=utf-8")
+_PAGE = ("softpatch.deploy", "pages/serve.html", "text/html; charset=utf-8")
 _PARTS = {
-    "style.css": ("softpatch.review", "style.css", "text/css"),
-    "report.css": ("softpatch.review", "report.css", "text/css"),
-    "elements.js": ("softpatch.review", "elements.js", "text/javascript"),
-    "serve.css": ("softpatch.deploy", "serve.css", "text/css"),
-    "serve.js": ("softpatch.deploy", "serve.js", "text/javascript"),
-    "serve_report.js": ("softpatch.deploy", "serve_report.js", "text/javascript"),
+    "style.css": ("softpatch.review", "pages/style.css", "text/css"),
+    "report.css": ("softpatch.review", "pages/report.css", "text/css"),
+    "elements.js": ("softpatch.review", "pages/elements.js", "text/javascript"),
+    "serve.css": ("softpatch.deploy", "pages/serve.css", "text/css"),
+    "serve.js": ("softpatch.deploy", "pages/serve.js", "text/javascript"),
+    "swagger-ui.css": ("fastapi_offline", "static/swagger-ui.css", "text/css"),
+    "swagger-ui-bundle.js": ("fastapi_offline", "static/swagger-ui-bundle.js", "text/javascript"),
+    "swagger-icon.png": ("fastapi_offline", "static/favicon.png", "image/png"),
+    "serve_report.js": ("softpatch.deploy", "pages/serve_report.js", "text/javascript"),
 }
 
 
@@ -40,7 +43,7 @@ def routes() -> APIRouter:
     return router
 
 
-def _served(package: str, name: str, media_type: str) -> Response:
-    content = files(package).joinpath("pages", name).read_bytes()
+def _served(package: str, path: str, media_type: str) -> Response:
+    content = files(package).joinpath(path).read_bytes()
     headers = {"Content-Security-Policy": _POLICY, "Permissions-Policy": "camera=(self)"}
     return Response(content, media_type=media_type, headers=headers)

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from softpatch.atomic import replacing
-from softpatch.data.paths import file_digest
 from softpatch.deploy.watch.journal import JOURNAL, UNREADABLE, Entry, Journal, begins_line, entries_of
 from softpatch.deploy.watch.tables import free_name
 from softpatch.detector import Detector
@@ -32,11 +31,6 @@ class ModelIdentity:
 
     model: str
     threshold: float | None
-
-    @classmethod
-    def of(cls, model: Path, threshold: float | None) -> "ModelIdentity":
-        """That of a model file."""
-        return cls(file_digest(model), threshold)
 
 
 @dataclass(frozen=True)

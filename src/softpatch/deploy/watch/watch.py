@@ -174,11 +174,12 @@ class Watch:
         places = [output / picture for picture in drawing.pictures(answer.path)]
         for place in places:
             self._tidy(place.parent)
+        drawn = answer
         if any(place.exists() for place in places):  # of another file that had the name
-            answer = replace(answer, path=f"{answer.path}.{arrival.identity.hex()[:8]}")
+            drawn = replace(answer, path=f"{answer.path}.{arrival.identity.hex()[:8]}")
         try:
             (ref,) = as_asked([file_ref(self._watched.folder / arrival.name)], self._detector.settings)
-            draw(answer, ref, arrival.state, drawing, output)
+            draw(drawn, ref, arrival.state, drawing, output)
         except (ImageError, InputError) as error:
             if is_disk_full(error):
                 raise
